@@ -1,0 +1,99 @@
+"""Read the weights of one segment, and only those."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from splitfrozen.errors import ModelError
+from splitfrozen_export.split.source import ModelSource, fetch_weights
+
+Surgery = Callable[[nn.Module], None]
+
+
+def load_weights(
+    cls: type[Any],
+    source: ModelSource,
+    config: PretrainedConfig,
+    *,
+    surgery: Surgery | None = None,
+    may_lack: Sequence[str] = (),
+    seed: int = 0,
+) -> Any:
+    """Load a `cls` of `config` in fp32, evaluation mode, from the checkpoint of `source`.
+
+    `surgery` removes parts of the still empty model; their weights are then never read.
+    `may_lack` holds regular expressions of parameters that need not be in the checkpoint (a head
+    that training creates); they are initialised from `seed`. Raises ModelError
+    `model_not_supported` when any other is missing or has another shape.
+    """
+    fetch_weights(source)
+    with _no_progress(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, info = _operated(cls, surgery, may_lack).from_pretrained(
+            source.path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, unless it is a head of other labels
+            trust_remote_code=source.trust_remote_code,
+        )
+    _require_all(source, info, may_lack)
+    model.config.name_or_path = model.name_or_path = source.id
+    return model.eval()
+
+
+def _operated(cls: type[Any], surgery: Surgery | None, may_lack: Sequence[str]) -> Any:
+    """A subclass of `cls` whose models undergo `surgery` before any weight is read.
+
+    It keeps the name of `cls`, which Transformers writes into saved files and uses to find the
+    conversions of old checkpoints.
+    """
+
+    def __init__(self: Any, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, config, *args, **kwargs)
+        if surgery is not None:
+            surgery(self)
+
+    body = {
+        "__init__": __init__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        # the checkpoint holds the whole model: what this segment lacks is not worth a report
+        "_keys_to_ignore_on_load_unexpected": [r"."],
+        "_keys_to_ignore_on_load_missing": list(may_lack) or None,
+    }
+    return type(cls.__name__, (cls,), body)
+
+
+def _require_all(source: ModelSource, info: dict[str, Any], may_lack: Sequence[str]) -> None:
+    misfits = {key for key, *_shapes in info["mismatched_keys"]}
+    allowed = {key for key in misfits if any(re.search(pattern, key) for pattern in may_lack)}
+    wrong = sorted(info["missing_keys"] | (misfits - allowed))
+    if wrong:
+        raise ModelError(
+            "model_not_supported",
+            f"the weights of {source.id!r} do not fit its configuration: {wrong[0]} and "
+            f"{len(wrong) - 1} more are missing or have another shape",
+        )
+
+
+@contextmanager
+def _no_progress() -> Iterator[None]:
+    """Keep Transformers' own progress bars out of our output."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
