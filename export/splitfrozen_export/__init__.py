@@ -1,0 +1,1 @@
+"""SplitFrozen exporter: a Hub model or directory becomes a device bundle."""

@@ -1,0 +1,63 @@
+"""What a model is before any of its weights is read: size, positions, kind."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitfrozen_export.split import ModelSource
+from splitfrozen_export.split.classes import is_decoder, model_class
+
+_BYTES = 4  # of one fp32 parameter
+_MARGIN = 1.5  # activations, and the checkpoint's own dtype while it is read
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Facts from the configuration and from the shapes of an empty model."""
+
+    parameters: int  # of the whole base model
+    max_positions: int | None  # None: any length (relative positions without a table)
+    causal: bool
+
+    def fits(self, available: int) -> bool:
+        """Whether the whole model in fp32 fits into `available` bytes of memory."""
+        return self.parameters * _BYTES * _MARGIN <= available
+
+
+def read_blueprint(source: ModelSource) -> Blueprint:
+    """Build the base model without memory for its weights and look at it."""
+    cls = model_class(source.config, "base", code=source.code)
+    with torch.device("meta"):
+        model = cls(source.config)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return Blueprint(count, position_limit(model, source.config), is_decoder(source.config))
+
+
+def position_limit(model: nn.Module, config: Any) -> int | None:
+    """Tokens that the model has positions for, or None.
+
+    RoBERTa's kind starts to count behind the padding id, so its table is longer than its texts.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - first)
+    found = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    return min(found, default=None)
+
+
+def available_memory() -> int:
+    """Bytes that a process can take now; where the system does not tell, half of all memory."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

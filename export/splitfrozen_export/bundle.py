@@ -1,0 +1,129 @@
+"""Write a bundle directory so that it is there completely or not at all.
+
+Everything is written into a draft beside the target, flushed to the disk, and renamed. What a
+killed export leaves behind is a hidden draft, which the next export to the same place removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitfrozen.bundle import hash_file
+from splitfrozen.errors import SplitFrozenError
+from splitfrozen.manifest import MANIFEST_NAME, FileEntry, Manifest, bundle_id, manifest_bytes
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A bundle that is being written."""
+
+    target: Path
+    directory: Path  # beside the target; write the files here
+
+    def files(self) -> dict[str, FileEntry]:
+        """Size and SHA-256 of every file written so far."""
+        return {
+            path.name: FileEntry(hash_file(path), path.stat().st_size)
+            for path in sorted(self.directory.iterdir())
+        }
+
+    def publish(self, manifest: Manifest) -> str:
+        """Write the manifest, make all of it durable and put it in place; return its id."""
+        raw = manifest_bytes(manifest)
+        (self.directory / MANIFEST_NAME).write_bytes(raw)
+        for path in self.directory.iterdir():
+            _flush(path)
+        _flush(self.directory)
+        _put_in_place(self.directory, self.target)
+        return bundle_id(raw)
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Raise SplitFrozenError unless a bundle may be written to `target`.
+
+    `name_taken`: something is there and `force` is off. `invalid_request`: what is there is no
+    bundle, so it is not replaced even with `force`.
+    """
+    if not target.exists() or _is_empty(target):
+        return
+    if not (target / MANIFEST_NAME).is_file():
+        raise SplitFrozenError(
+            "invalid_request", f"{target} exists and is no bundle; choose another --output"
+        )
+    if not force:
+        raise SplitFrozenError(
+            "name_taken", f"{target} is a bundle already; give --force to replace it"
+        )
+
+
+@contextmanager
+def draft_bundle(target: Path, *, force: bool) -> Iterator[Draft]:
+    """Open a draft for `target`; it is gone at the end unless `publish` put it in place."""
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _recover(target)
+    check_target(target, force=force)
+    directory = target.parent / f".{target.name}.{secrets.token_hex(4)}.draft"
+    directory.mkdir()
+    with _lock(directory):
+        try:
+            yield Draft(target, directory)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _recover(target: Path) -> None:
+    """Undo what a killed export left: drafts, and a bundle that was being replaced."""
+    kept = _replaced(target)
+    if kept.exists():
+        shutil.rmtree(kept) if target.exists() else kept.rename(target)
+    for leftover in target.parent.glob(f".{target.name}.*.draft"):
+        try:
+            with _lock(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except BlockingIOError:
+            continue  # another export is at work
+
+
+def _put_in_place(directory: Path, target: Path) -> None:
+    kept = _replaced(target)
+    if target.exists():
+        target.rename(kept)  # a directory with files in it cannot be renamed over
+    directory.rename(target)
+    _flush(target.parent)
+    if kept.exists():
+        shutil.rmtree(kept)
+
+
+def _replaced(target: Path) -> Path:
+    return target.parent / f".{target.name}.replaced"
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Hold an exclusive lock that dies with the process; BlockingIOError when it is taken."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

@@ -1,0 +1,77 @@
+"""Device graphs of tiny and real models, traced once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+from splitfrozen_export.export import finish_graph
+from splitfrozen_export.graph import export_graph, save_graph
+from splitfrozen_export.quantize import Coverage
+from splitfrozen_export.split import DeviceSegment, load_device_segment, resolve_model
+from splitfrozen_export.verify import graph_in, open_session
+
+
+@dataclass
+class Traced:
+    """One device segment and its graphs with the int8 wire: fp32 and int8."""
+
+    segment: DeviceSegment
+    graphs: dict[str, Path] = field(default_factory=dict)  # precision -> device.onnx
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+
+    def session(self, precision: str) -> ort.InferenceSession:
+        return open_session(self.graphs[precision])
+
+
+def trace(model: Path, cut: int, directory: Path, *, opset: int | None = None) -> Traced:
+    """Trace a model's device segment once and write both precisions of it."""
+    segment = load_device_segment(resolve_model(model), cut)
+    traced = Traced(segment)
+    fp32 = export_graph(segment, opset=opset)
+    for precision, graph in (("int8", fp32.clone()), ("fp32", fp32)):
+        coverage = finish_graph(graph, segment, precision=precision, wire="int8")
+        folder = directory / precision
+        folder.mkdir(parents=True)
+        save_graph(graph, folder)
+        traced.graphs[precision] = graph_in(folder)
+        traced.coverage[precision] = coverage
+    return traced
+
+
+@pytest.fixture(scope="session")
+def traced(
+    tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Traced]:
+    """The graphs of a tiny model of a family, cut after two of its four blocks."""
+    known: dict[str, Traced] = {}
+
+    def graphs(family: str) -> Traced:
+        if family not in known:
+            directory = tmp_path_factory.mktemp(f"graphs-{family}")
+            known[family] = trace(tiny_model(family), 2, directory)
+        return known[family]
+
+    return graphs
+
+
+@pytest.fixture(scope="session")
+def stories(shared_models: Path) -> Path:
+    """The real small Llama, as a model directory."""
+    return shared_models / "stories260K"
+
+
+@pytest.fixture(scope="session")
+def traced_stories(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    return trace(stories, 2, tmp_path_factory.mktemp("graphs-stories"))
+
+
+@pytest.fixture(scope="session")
+def traced_minilm(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Traced]:
+    """The real MiniLM, cut after 3 and after 4 of its 6 blocks."""
+    return {
+        cut: trace(minilm, cut, tmp_path_factory.mktemp(f"graphs-minilm-{cut}")) for cut in (3, 4)
+    }
