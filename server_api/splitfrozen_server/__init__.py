@@ -1,0 +1,1 @@
+"""SplitFrozen server: uploads, training jobs, adapters, split inference."""

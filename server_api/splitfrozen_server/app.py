@@ -1,0 +1,60 @@
+"""The public HTTP application: wiring only."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from splitfrozen import __version__
+from splitfrozen_server.errors import add_error_handlers
+from splitfrozen_server.middleware import (
+    BodyLimitMiddleware,
+    MetricsMiddleware,
+    ProtocolMiddleware,
+)
+from splitfrozen_server.routes import (
+    base_models,
+    bundles,
+    datasets,
+    devices,
+    files,
+    health,
+    jobs,
+    models,
+    shards,
+    split,
+    tokens,
+)
+from splitfrozen_server.routes.shapes import Failure
+from splitfrozen_server.services import Services
+
+_ROUTERS = (health, tokens, devices, base_models, bundles, datasets, shards)
+_TRAINING_ROUTERS = (jobs, files, models, split)
+_SHARD_PATH = re.compile(r"/v1/(activation_datasets/[^/]+/shards/|split/)")
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over open services; whoever opened them closes them."""
+    app = FastAPI(
+        title="SplitFrozen",
+        version=__version__,
+        description="Uploads of frozen activations, fine-tuning jobs, adapters, split inference.",
+        responses={"4XX": {"model": Failure}, "5XX": {"model": Failure}},
+    )
+    app.state.services = services
+    for module in (*_ROUTERS, *_TRAINING_ROUTERS):
+        app.include_router(module.router)
+    add_error_handlers(app)
+    app.add_middleware(ProtocolMiddleware)
+    app.add_middleware(
+        BodyLimitMiddleware, limit=services.config.max_request, is_exempt=_carries_shard
+    )
+    app.add_middleware(MetricsMiddleware, metrics=services.metrics)
+    return app
+
+
+def _carries_shard(scope: Scope) -> bool:
+    """Routes that read their body themselves, within the limits of shards."""
+    return _SHARD_PATH.match(scope["path"]) is not None

@@ -1,0 +1,178 @@
+"""What all management commands share: where the server is, which token, how to print.
+
+    @group.command("list")
+    @management
+    def list_things(terminal: Terminal) -> None:
+        terminal.rows(terminal.client.list_all("/v1/things"), ("id", "name"))
+
+The environment is read here, by click, and nowhere below.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from splitfrozen_server.client import DEFAULT_SERVER, ServerClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_DATA_DIR = Path("state")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A connected client and the way its answers are printed."""
+
+    client: ServerClient
+    format: str  # text | json
+
+    def rows(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+        """Print a list: a table of `columns`, or everything as one JSON array."""
+        if self.format == "json":
+            self.json(list(rows))
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, box=None, header_style="bold")
+        for row in rows:
+            table.add_row(*(cell(row.get(column)) for column in columns))
+        Console(width=None if _is_terminal() else 200, markup=False).print(table)
+
+    def item(self, item: dict[str, Any]) -> None:
+        """Print one object: a line per field, or JSON."""
+        if self.format == "json":
+            self.json(item)
+            return
+        width = max(len(name) for name in item)
+        for name, value in item.items():
+            click.echo(f"{name:<{width}}  {cell(value)}")
+
+    def json(self, value: Any) -> None:
+        """Print JSON with an indent."""
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def data_dir_option(command: F) -> F:
+    """`--data-dir`, the same for `serve` and for the commands that look for its token."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=DEFAULT_DATA_DIR,
+        show_default=True,
+        envvar="SPLITFROZEN_DATA_DIR",
+        show_envvar=True,
+        help="Directory of the server's state.",
+    )(command)
+
+
+def management(command: F) -> F:
+    """Give a command `--server --token --data-dir --ca --format` and a `terminal` argument."""
+
+    @functools.wraps(command)
+    def connected(
+        *arguments: Any,
+        server: str,
+        token: str | None,
+        data_dir: Path,
+        ca: Path | None,
+        output_format: str,
+        **options: Any,
+    ) -> Any:
+        with ServerClient(server, token or read_admin_token(data_dir), ca=ca) as client:
+            return command(*arguments, terminal=Terminal(client, output_format), **options)
+
+    decorated: Any = connected
+    for option in reversed(_options()):
+        decorated = option(decorated)
+    return data_dir_option(decorated)  # type: ignore[no-any-return]
+
+
+def read_admin_token(data_dir: Path) -> str:
+    """The token that `serve` wrote; a usage error says what to do without one."""
+    path = data_dir / "admin.token"
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise click.UsageError(
+            f"no token: {path} cannot be read ({error.strerror}). Give --token, set "
+            "SPLITFROZEN_TOKEN, or name the server's --data-dir."
+        ) from None
+
+
+def cell(value: Any) -> str:
+    """One value as people read it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+class Duration(click.ParamType[float]):
+    """`90`, `60s`, `5m`, `1h`, `7d`: seconds as a float."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        number, unit = (value[:-1], value[-1]) if value[-1:] in _UNITS else (value, "s")
+        try:
+            found = float(number) * _UNITS[unit]
+        except ValueError:
+            found = -1.0
+        if not 0 < found < float("inf"):
+            self.fail(f"{value!r} is not a duration such as 60s, 5m, 1h or 7d", param, context)
+        return found
+
+
+def _options() -> tuple[Callable[[Any], Any], ...]:
+    return (
+        click.option(
+            "--server",
+            default=DEFAULT_SERVER,
+            show_default=True,
+            envvar="SPLITFROZEN_SERVER",
+            show_envvar=True,
+            help="Address of the server.",
+        ),
+        click.option(
+            "--token",
+            envvar="SPLITFROZEN_TOKEN",
+            show_envvar=True,
+            help="Admin token; default: the admin.token file in --data-dir.",
+        ),
+        click.option(
+            "--ca",
+            type=click.Path(dir_okay=False, exists=True, path_type=Path),
+            help="Certificate that signs the server's, if it is your own.",
+        ),
+        click.option(
+            "--format",
+            "output_format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="How to print the answer.",
+        ),
+    )
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()

@@ -1,0 +1,59 @@
+"""The server's settings: one frozen object, built once by the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitfrozen.wire import MAX_BODY
+
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything `serve` was told. Sizes are bytes, times are seconds."""
+
+    data_dir: Path  # database, shards, bundles, jobs, the first admin token
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any free port
+    control_socket: Path = Path("control.sock")  # the worker reports here
+    worker_socket: Path = Path("worker.sock")  # the API asks for inference here
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allow_plain_http: bool = False  # plain HTTP beyond loopback, warned about at every start
+    allow_remote_code: bool = False  # admins may register models that bring Python code
+    run_worker: bool = True  # False: take uploads only
+    idle_seal: float | None = None  # default of datasets that do not say; None: never
+    max_body: int = MAX_BODY  # of a shard, uncompressed
+    max_ratio: int = 64  # uncompressed bytes per compressed byte, above 1 MiB
+    max_request: int = 1 << 20  # of any other request body
+    upload_slots: int = 16  # shard bodies in memory at once
+    slot_wait: float = 5.0  # until a shard without a slot is answered 429
+    body_timeout: float = 60.0  # for a whole shard body to arrive
+    keep_free: int = 64 << 20  # disk that uploads leave to the database and to training
+    max_labels: int = 10_000  # of one dataset
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.data_dir / 'splitfrozen.db'}"
+
+    @property
+    def blob_dir(self) -> Path:
+        return self.data_dir / "blobs"
+
+    @property
+    def bundle_dir(self) -> Path:
+        return self.data_dir / "bundles"
+
+    @property
+    def admin_token_file(self) -> Path:
+        return self.data_dir / "admin.token"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in LOOPBACK_HOSTS or self.host.startswith("127.")
+
+    @property
+    def has_tls(self) -> bool:
+        return self.tls_cert is not None and self.tls_key is not None

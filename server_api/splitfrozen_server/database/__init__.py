@@ -1,0 +1,1 @@
+"""The server's rows: tables, migrations, and the one thread that writes them."""

@@ -1,0 +1,120 @@
+"""Which job a worker gets next: first come, first served, among those that have work to do.
+
+A lease expires unless its worker speaks up, and a worker that comes back under its name takes its
+own lease over at once. Everything a worker says about a job carries the lease, so a worker that
+lost it cannot touch the job any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from splitfrozen.errors import RefusedError
+from splitfrozen_server.database.job_tables import JobRow
+from splitfrozen_server.database.tables import DatasetRow
+from splitfrozen_server.identifiers import new_id
+from splitfrozen_server.jobs.conditions import Unmet, unmet_conditions
+from splitfrozen_server.jobs.events import add_event
+from splitfrozen_server.jobs.state import fail
+
+LEASE_SECONDS = 60.0
+
+
+@dataclass
+class Decision:
+    """What looking through the queue found; `changes` says whether anything must be written."""
+
+    job_id: str | None = None
+    waiting: dict[str, tuple[str, str]] = field(default_factory=dict)  # job -> (kinds, text)
+    hopeless: dict[str, str] = field(default_factory=dict)  # job -> why it can never start
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.job_id or self.waiting or self.hopeless)
+
+
+def decide(session: Session, worker: str, *, besides: str | None = None) -> Decision:
+    """Look through the queue, leaving out the job `besides`, without changing anything."""
+    decision = Decision()
+    for job in _free_jobs(session, worker):
+        if job.id == besides:
+            continue
+        dataset = session.get(DatasetRow, job.training_dataset_id)
+        if dataset is None:
+            decision.hopeless[job.id] = "the training dataset was deleted"
+        elif job.start is not None:
+            if has_news(job, dataset):
+                decision.job_id = job.id
+        elif not (unmet := unmet_conditions(session, job, dataset)):
+            decision.job_id = job.id
+        else:
+            _judge(decision, job, dataset, unmet)
+        if decision.job_id:
+            break
+    return decision
+
+
+def grant(session: Session, worker: str) -> JobRow | None:
+    """Decide, write the consequences, and lease the chosen job to `worker`."""
+    decision = decide(session, worker)
+    for job_id, (kinds, text) in decision.waiting.items():
+        job = session.get_one(JobRow, job_id)
+        job.waiting_for = text
+        add_event(session, job, f"waiting:{kinds}", f"Waiting for training data: {text}")
+    for job_id, reason in decision.hopeless.items():
+        fail(session, session.get_one(JobRow, job_id), "bad_data", reason, "training_file")
+    if decision.job_id is None:
+        return None
+    job = session.get_one(JobRow, decision.job_id)
+    job.lease, job.worker = new_id("lease_"), worker
+    job.lease_expires_at = time.time() + LEASE_SECONDS
+    job.status, job.waiting_for, job.idle_sequence = "running", None, None
+    return job
+
+
+def leased(session: Session, job_id: str, lease: str) -> JobRow:
+    """The job that this lease holds, kept alive; `job_not_active` if it was lost."""
+    job = session.get(JobRow, job_id)
+    if job is None or job.lease != lease:
+        raise RefusedError("job_not_active", f"{job_id} is not leased to this worker any more")
+    return job
+
+
+def renew(job: JobRow) -> None:
+    """The worker spoke up."""
+    job.lease_expires_at = time.time() + LEASE_SECONDS
+
+
+def release(job: JobRow, *, idle_sequence: int | None = None) -> None:
+    """Nobody works on the job; after `idle_sequence` only newer shards or the seal are news."""
+    job.lease = job.worker = job.lease_expires_at = None
+    job.idle_sequence = idle_sequence
+
+
+def has_news(job: JobRow, dataset: DatasetRow) -> bool:
+    """Whether a started job could go on; one that was not left idle always can."""
+    if job.idle_sequence is None or dataset.sealed_at is not None:
+        return True
+    return dataset.shards > job.idle_sequence
+
+
+def _free_jobs(session: Session, worker: str) -> Iterator[JobRow]:
+    query = select(JobRow).where(JobRow.status.in_(("queued", "running")))
+    for job in session.scalars(query.order_by(JobRow.position)):
+        expired = (job.lease_expires_at or 0) < time.time()
+        if job.lease is None or job.worker == worker or expired:
+            yield job
+
+
+def _judge(decision: Decision, job: JobRow, dataset: DatasetRow, unmet: list[Unmet]) -> None:
+    text = "; ".join(condition.text for condition in unmet)
+    if dataset.sealed_at is not None:
+        decision.hopeless[job.id] = f"the dataset is sealed with {text}"
+    elif job.waiting_for != text:
+        kinds = ",".join(sorted({condition.name for condition in unmet}))
+        decision.waiting[job.id] = (kinds, text)

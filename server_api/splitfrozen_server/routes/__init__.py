@@ -1,0 +1,1 @@
+"""HTTP <-> domain: one router a noun."""

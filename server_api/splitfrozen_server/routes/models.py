@@ -1,0 +1,55 @@
+"""Everything that can be named as a model: base models and finished adapters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from splitfrozen.errors import RefusedError
+from splitfrozen_server.auth import Identity, require
+from splitfrozen_server.database.job_tables import JobRow
+from splitfrozen_server.database.tables import BaseModelRow
+from splitfrozen_server.jobs.names import find_adapter
+from splitfrozen_server.jobs.records import adapter_record, base_model_record
+from splitfrozen_server.services import Services, get_services
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+Caller = Annotated[Identity, Depends(require("admin", "device"))]
+Injected = Annotated[Services, Depends(get_services)]
+
+
+@router.get("")
+async def list_models(identity: Caller, services: Injected) -> dict[str, Any]:
+    """Base models first, then adapters, each in the order of their creation."""
+
+    def work(session: Session) -> list[dict[str, Any]]:
+        tenant = identity.tenant_id
+        bases = select(BaseModelRow).where(BaseModelRow.tenant_id == tenant)
+        jobs = select(JobRow).where(JobRow.tenant_id == tenant, JobRow.status == "succeeded")
+        found = [base_model_record(row) for row in session.scalars(bases)]
+        for job in session.scalars(jobs.order_by(JobRow.position)):
+            found.append(adapter_record(session, job))
+        return found
+
+    return {"object": "list", "data": await services.database.read(work)}
+
+
+@router.get("/{model:path}")
+async def get_model(model: str, identity: Caller, services: Injected) -> dict[str, Any]:
+    """A base model by name, an adapter by its full name or as `ft:{suffix}`."""
+
+    def work(session: Session) -> dict[str, Any]:
+        if (job := find_adapter(session, identity.tenant_id, model)) is not None:
+            return adapter_record(session, job)
+        query = select(BaseModelRow).where(
+            BaseModelRow.tenant_id == identity.tenant_id, BaseModelRow.name == model
+        )
+        if (base := session.scalar(query)) is not None:
+            return base_model_record(base)
+        raise RefusedError("not_found", f"there is no model {model[:120]!r}", param="model")
+
+    return await services.database.read(work)

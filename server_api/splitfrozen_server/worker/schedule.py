@@ -1,0 +1,152 @@
+"""Which example is trained on in which step: a pure function of (seed, admission log).
+
+Training goes in passes. At a pass boundary, and only there, the job takes in what has arrived and
+learns whether the dataset is sealed; that decision is one `Boundary` of the admission log. The
+rules, which make every example's number of visits exactly `epochs`:
+
+- before the seal an example may use at most floor(epochs / 2) of its visits, and only full
+  batches are trained: what arrived first must not be forgotten, nor trained on in crumbs;
+- after the seal the pass that is j-th from the last takes every example with at least j visits
+  left. Everyone has at least ceil(epochs / 2) left, so that many last passes mix everyone.
+
+A dataset sealed before the start is thereby `epochs` passes over everything: centralised training.
+Knows lengths and indices only: no files, no tensors, no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+BUCKET_BATCHES = 50  # sort by length inside windows of at most so many batches
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """One entry of the admission log: the pass that starts at `step` uses shards <= `sequence`."""
+
+    step: int
+    sequence: int
+    sealed: bool
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """The examples of one optimizer step, by admission index, and where in the job it stands."""
+
+    examples: Indices
+    epoch: float  # visits made before this step, per example admitted so far
+    progress: float  # the same in relation to all visits known so far, 0..1
+
+
+class Schedule:
+    """Plans one pass after the other; the same calls in the same order give the same plan."""
+
+    def __init__(self, *, seed: int, epochs: int, batch_size: int) -> None:
+        self.seed = seed
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.sealed = False
+        self.passes = 0
+        self.lengths: NDArray[np.int32] = np.empty(0, np.int32)
+        self.visits: NDArray[np.int32] = np.empty(0, np.int32)
+
+    @property
+    def examples(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def finished(self) -> bool:
+        return self.sealed and bool((self.visits == self.epochs).all())
+
+    def has_work(self, *, new_examples: int, sealed: bool) -> bool:
+        """Whether a pass that starts now with `new_examples` more would hold any step."""
+        if sealed:
+            return new_examples > 0 or bool((self.visits < self.epochs).any())
+        allowed = self.epochs // 2
+        eligible = int((self.visits < allowed).sum()) + (new_examples if allowed else 0)
+        return eligible >= self.batch_size
+
+    def begin_pass(self, new_lengths: Iterable[int], *, sealed: bool) -> list[PlannedStep]:
+        """Admit examples of these token lengths, plan the next pass and count it as made."""
+        self._admit(np.fromiter(new_lengths, np.int32))
+        self.sealed = self.sealed or sealed
+        stream = _random_stream(self.seed, self.passes)
+        eligible = self._eligible()
+        order = eligible[np.argsort(stream.random_raw(len(eligible)), kind="stable")]
+        if not self.sealed:
+            order = order[: len(order) // self.batch_size * self.batch_size]
+        batches = _bucketed(order, self.lengths, self.batch_size)
+        turns = np.argsort(stream.random_raw(len(batches)), kind="stable")
+        steps = self._place([batches[turn] for turn in turns])
+        self.visits[order] += 1
+        self.passes += 1
+        return steps
+
+    def remaining_steps(self) -> int | None:
+        """Steps of the passes still to come; None before the seal, when nobody can know."""
+        if not self.sealed:
+            return None
+        left = self.epochs - self.visits
+        rounds = range(1, int(left.max(initial=0)) + 1)
+        return sum(-(-int((left >= j).sum()) // self.batch_size) for j in rounds)
+
+    def _admit(self, lengths: NDArray[np.int32]) -> None:
+        self.lengths = np.concatenate([self.lengths, lengths])
+        self.visits = np.concatenate([self.visits, np.zeros(len(lengths), np.int32)])
+
+    def _eligible(self) -> Indices:
+        if not self.sealed:
+            return np.flatnonzero(self.visits < self.epochs // 2)
+        left = self.epochs - self.visits
+        most = left.max(initial=0)
+        return np.flatnonzero((left == most) & (left > 0))
+
+    def _place(self, batches: Sequence[Indices]) -> list[PlannedStep]:
+        made = int(self.visits.sum())
+        steps = []
+        for batch in batches:
+            epoch = made / self.examples
+            steps.append(PlannedStep(batch, epoch, epoch / self.epochs))
+            made += len(batch)
+        return steps
+
+
+def sealed_batches(
+    lengths: Sequence[int], *, seed: int, epochs: int, batch_size: int
+) -> list[Indices]:
+    """The batches of a job whose dataset was sealed before it started, in order.
+
+    `lengths` are the token counts of all examples in admission order; a batch holds indices into
+    them. For baselines and tests that must see the same data in the same order.
+    """
+    schedule = Schedule(seed=seed, epochs=epochs, batch_size=batch_size)
+    steps = schedule.begin_pass(lengths, sealed=True)
+    while not schedule.finished:
+        steps += schedule.begin_pass([], sealed=True)
+    return [step.examples for step in steps]
+
+
+def _random_stream(seed: int, index: int) -> np.random.Philox:
+    # Raw Philox output is frozen by NumPy's policy; Generator.permutation is not.
+    return np.random.Philox(key=np.array([seed, index], np.uint64))
+
+
+def _bucketed(order: Indices, lengths: NDArray[np.int32], batch_size: int) -> list[Indices]:
+    """Cut `order` into batches of similar length; only the last may be short.
+
+    Sorts inside windows, not everywhere: batches of equal length in every pass would always hold
+    the same neighbours.
+    """
+    window = batch_size * min(BUCKET_BATCHES, max(1, len(order) // (4 * batch_size)))
+    batches: list[Indices] = []
+    for start in range(0, len(order), window):
+        chunk = order[start : start + window]
+        chunk = chunk[np.argsort(-lengths[chunk], kind="stable")]
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    return batches

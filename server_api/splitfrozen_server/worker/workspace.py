@@ -1,0 +1,35 @@
+"""The worker's own folder: derived training files and checkpoints. All of it can be made again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from splitfrozen_server.worker.materialise import TrainingFile
+
+
+class Workspace:
+    """`datasets/<id>/` holds a training file, `jobs/<id>/` a job's checkpoints and result."""
+
+    def __init__(self, root: Path) -> None:
+        self._datasets = root / "datasets"
+        self._jobs = root / "jobs"
+
+    def training_file(self, dataset_id: str) -> TrainingFile:
+        """The training file of a dataset, opened and checked."""
+        return TrainingFile(self._datasets / dataset_id)
+
+    def job(self, job_id: str) -> Path:
+        return self._jobs / job_id
+
+    def drop_job(self, job_id: str) -> None:
+        """Delete a job's files, which nobody needs once it ended."""
+        shutil.rmtree(self.job(job_id), ignore_errors=True)
+
+    def keep_only(self, jobs: set[str]) -> None:
+        """Delete the files of all other jobs, and training files when no job is left."""
+        for path in self._jobs.glob("*"):
+            if path.name not in jobs:
+                self.drop_job(path.name)
+        if not jobs:
+            shutil.rmtree(self._datasets, ignore_errors=True)

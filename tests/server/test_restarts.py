@@ -1,0 +1,141 @@
+"""Kill the server anywhere: what was acknowledged is there, what was not leaves no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from splitfrozen_server.blobs import BlobStore
+from splitfrozen_server.database.engine import Database
+from splitfrozen_server.recovery import recover
+from tests.server.bodies import Maker
+from tests.server.stack import ServerProcess, blob_digests, create_dataset, enrol, put, rows, stored
+
+Serve = Callable[..., ServerProcess]
+
+
+class Uploader(threading.Thread):
+    """Puts shard after shard until the server is gone; remembers what was acknowledged."""
+
+    def __init__(self, server: ServerProcess, token: str, make: Maker, first: int) -> None:
+        super().__init__(daemon=True)
+        self._client = server.client(token)
+        self._make = make
+        self._first = first
+        self.acknowledged: set[str] = set()
+
+    def run(self) -> None:
+        try:
+            for seed in range(self._first, self._first + 100_000):
+                answer = put(self._client, self._make.dataset, self._make.body(seed))
+                assert answer.status_code == 201, answer.text
+                self.acknowledged.add(answer.json()["digest"])
+        except httpx.TransportError:
+            return
+        finally:
+            self._client.close()
+
+
+def shard_rows(data_dir: Path) -> set[str]:
+    return {row[4] for row in rows(data_dir, ["shards"])["shards"]}
+
+
+def test_kills_during_uploads_lose_nothing_acknowledged(
+    serve: Serve, data_dir: Path, bundle: str
+) -> None:
+    server = serve()
+    dataset, token = create_dataset(server, "killed")["id"], enrol(server)["token"]
+    acknowledged: set[str] = set()
+    for kill in range(4):
+        threads = [
+            Uploader(server, token, Maker(bundle, dataset), (4 * kill + n) * 1_000_000)
+            for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        while not all(thread.acknowledged for thread in threads):
+            time.sleep(0.01)
+        time.sleep(random.Random(kill).uniform(0, 0.3))
+        server.kill()
+        for thread in threads:
+            thread.join()
+            acknowledged |= thread.acknowledged
+        server = serve()
+        assert not any("LOST" in line for line in server.lines)
+        assert acknowledged <= shard_rows(data_dir) == blob_digests(data_dir)
+    with server.client() as admin:
+        found = admin.get(f"/v1/activation_datasets/{dataset}").json()
+    assert found["shards"] == len(shard_rows(data_dir)) and found["examples"] == 4 * found["shards"]
+    assert not list((data_dir / "blobs").rglob("*.part"))
+
+
+def test_restart_keeps_everything(serve: Serve, data_dir: Path, bundle: str) -> None:
+    first = serve()
+    dataset, token = create_dataset(first, "kept")["id"], enrol(first)["token"]
+    body = Maker(bundle, dataset).body(1)
+    with first.client(token) as client:
+        receipt = put(client, dataset, body).json()
+    before = stored(data_dir)
+    assert first.stop() == 0
+    second = serve()
+    assert stored(data_dir) == before
+    with second.client(token) as client:
+        again = put(client, dataset, body)
+        assert (again.status_code, again.json()) == (200, receipt)
+        assert client.get(f"/v1/bundles/{bundle}/files/device.onnx").content == b"graph"
+
+
+def test_upload_in_progress_at_sigterm_is_finished_or_refused(
+    serve: Serve, data_dir: Path, bundle: str
+) -> None:
+    server = serve()
+    dataset, token = create_dataset(server, "stopped")["id"], enrol(server)["token"]
+    thread = Uploader(server, token, Maker(bundle, dataset), 0)
+    thread.start()
+    while not thread.acknowledged:
+        time.sleep(0.01)
+    assert server.stop() == 0
+    thread.join()
+    assert thread.acknowledged <= shard_rows(data_dir) == blob_digests(data_dir)
+
+
+def test_recovery_sweeps_leftovers_and_reports_what_is_missing(
+    serve: Serve, data_dir: Path, bundle: str
+) -> None:
+    server = serve()
+    dataset, token = create_dataset(server, "swept")["id"], enrol(server)["token"]
+    with server.client(token) as client:
+        digests = [
+            put(client, dataset, Maker(bundle, dataset).body(seed)).json()["digest"]
+            for seed in range(3)
+        ]
+    server.stop()
+    blobs = BlobStore(data_dir / "blobs")
+    orphan = blobs.put(b"orphan", hashlib.sha256(b"orphan").hexdigest())
+    blobs.path(orphan).with_name(orphan + ".1.part").write_bytes(b"half")
+    blobs.delete(digests[0])
+    (data_dir / "bundles" / ("0" * 64 + ".part")).mkdir()
+    database = Database(f"sqlite:///{data_dir / 'splitfrozen.db'}")
+    found = recover(database, blobs, data_dir / "bundles")
+    again = recover(database, blobs, data_dir / "bundles")
+    database.close()
+    assert (found.parts, found.orphans, found.missing) == (1, 1, (digests[0],))
+    assert (again.parts, again.orphans) == (0, 0)
+    assert blob_digests(data_dir) == set(digests[1:])
+    assert [path.name for path in (data_dir / "bundles").iterdir()] == [bundle]
+    assert any("LOST" in line and digests[0] in line for line in serve().lines)
+
+
+@pytest.mark.long
+def test_two_hundred_kills_lose_nothing_acknowledged(
+    serve: Serve, data_dir: Path, bundle: str
+) -> None:
+    for _ in range(50):
+        test_kills_during_uploads_lose_nothing_acknowledged(serve, data_dir, bundle)

@@ -1,0 +1,162 @@
+"""Full disks, slow bodies, too many at once: refused with a code to retry on, nothing corrupt."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from splitfrozen.errors import RefusedError
+from splitfrozen_server import blobs
+from splitfrozen_server.app import create_app
+from splitfrozen_server.blobs import BlobStore
+from splitfrozen_server.config import ServerConfig
+from splitfrozen_server.services import open_services
+from tests.server.bodies import Maker
+from tests.server.conftest import Corner
+from tests.server.stack import ServerProcess, create_dataset, enrol, put, stored
+
+LIMIT = 6 << 20  # bytes that one file may have; the write-ahead log stays below it
+
+
+def limit_file_size() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+
+
+def big_body(make: Maker) -> bytes:
+    """A shard of 7 MiB."""
+    examples = 1000
+    tokens = 58 * examples
+    hidden = np.random.default_rng(0).standard_normal((tokens, 32)).astype(np.float32)
+    lengths = np.full(examples, 58, np.int32)
+    return make.body(0, examples=examples, codec="fp32", hidden=hidden, lengths=lengths)
+
+
+def test_file_that_cannot_be_written_is_507_and_leaves_nothing(
+    serve: Callable[..., ServerProcess], data_dir: Path, bundle: str
+) -> None:
+    server = serve(limit=limit_file_size)
+    dataset, token = create_dataset(server, "full")["id"], enrol(server)["token"]
+    make = Maker(bundle, dataset)
+    before = stored(data_dir)
+    with server.client(token) as client:
+        refused = put(client, dataset, big_body(make))
+        assert (refused.status_code, refused.headers["Retry-After"]) == (507, "1")
+        assert refused.json()["error"]["code"] == "insufficient_storage"
+        assert stored(data_dir) == before
+        assert put(client, dataset, make.body(1)).status_code == 201
+    server.stop()
+    roomy = serve()
+    with roomy.client(token) as client:
+        assert put(client, dataset, big_body(make)).status_code == 201
+
+
+def test_uploads_stop_before_the_disk_is_full(
+    serve: Callable[..., ServerProcess], bundle: str
+) -> None:
+    server = serve("--keep-free", str(1 << 40))
+    dataset, token = create_dataset(server, "reserve")["id"], enrol(server)["token"]
+    with server.client(token) as client:
+        answer = put(client, dataset, Maker(bundle, dataset).body(1))
+        assert answer.json()["error"]["code"] == "insufficient_storage"
+
+
+@pytest.mark.parametrize("call", ["fsync", "write"])
+def test_failed_put_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    store = BlobStore(tmp_path / "blobs")
+    digest = "ab" + "0" * 62
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(
+        *((blobs.os, "fsync") if call == "fsync" else (blobs, "_write_durably")), fail
+    )
+    with pytest.raises(RefusedError) as caught:
+        store.put(b"body", digest)
+    assert caught.value.code == "insufficient_storage"
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+class InThread:
+    """The application under uvicorn in this process, for settings that `serve` does not offer."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self) -> InThread:
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,))
+        self._thread.start()
+        assert started.wait(30)
+        return self
+
+    def __exit__(self, *arguments: object) -> None:
+        self.server.should_exit = True
+        self._thread.join(30)
+
+    def _run(self, started: threading.Event) -> None:
+        import asyncio
+
+        async def main() -> None:
+            services = open_services(self.config)
+            config = uvicorn.Config(create_app(services), lifespan="off", log_config=None)
+            self.server = uvicorn.Server(config)
+            started.set()
+            await self.server.serve([self.listener])
+            await services.close()
+
+        asyncio.run(main())
+
+
+def test_no_free_slot_is_429_and_a_slow_body_is_503(
+    corner: Corner, serve: Callable[..., ServerProcess], data_dir: Path
+) -> None:
+    server = serve()
+    dataset, token = create_dataset(server, "slots")["id"], enrol(server)["token"]
+    server.stop()
+    config = ServerConfig(data_dir=data_dir, upload_slots=1, slot_wait=0.2, body_timeout=2.0)
+    body = Maker(corner.make.bundle, dataset).body(1)
+    with InThread(config) as running:
+        headers = {"Authorization": f"Bearer {token}"}
+        host, port = running.listener.getsockname()[:2]
+        with socket.create_connection((host, port)) as slow:
+            slow.sendall(_head(dataset, token, len(body)) + body[:10])
+            with httpx.Client(base_url=running.url, headers=headers) as client:
+                busy = put(client, dataset, body)
+                answer = slow.recv(4096)
+                later = put(client, dataset, body)
+    assert (busy.status_code, busy.json()["error"]["code"]) == (429, "rate_limited")
+    assert busy.headers["Retry-After"] == "1"
+    assert answer.startswith(b"HTTP/1.1 503") and b'"unavailable"' in answer
+    assert later.status_code == 201
+
+
+def test_json_body_over_the_limit_is_refused_declared_or_not(corner: Corner) -> None:
+    with corner.server.client() as admin:
+        huge = b'{"name": "' + b"x" * (1 << 20) + b'"}'
+        declared = admin.post("/v1/tokens", content=huge)
+        chunked = admin.post("/v1/tokens", content=iter([huge]))
+    for answer in (declared, chunked):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+def _head(dataset: str, token: str, size: int) -> bytes:
+    path = f"/v1/activation_datasets/{dataset}/shards/{'0' * 64}"
+    return (
+        f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Length: {size}\r\n\r\n"
+    ).encode()

@@ -1,0 +1,70 @@
+"""Fixtures of the worker's tests: a model, its device side, a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.server import Server
+from tests.worker.shards import DECODER_BUNDLE, ShardMaker, push_examples
+
+
+@pytest.fixture(scope="session")
+def bert(tiny_model: Callable[[str], Path]) -> ShardMaker:
+    """A tiny encoder's device side."""
+    return ShardMaker(tiny_model("bert"))
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_model: Callable[[str], Path]) -> ShardMaker:
+    """A tiny decoder's device side."""
+    return ShardMaker(tiny_model("llama"), bundle=DECODER_BUNDLE)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
+    """Start a server of its own for one model; it is stopped at the end of the test."""
+    started: list[Server] = []
+
+    def start(model: Path) -> Server:
+        server = Server(tmp_path / f"state{len(started)}")
+        server.add_model(model)
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]
+) -> Iterator[Server]:
+    """A server that knows the tiny encoder and the tiny decoder, shared by all tests."""
+    server = Server(tmp_path_factory.mktemp("shared") / "state")
+    server.add_model(tiny_model("bert"))
+    server.add_model(tiny_model("llama"), name="tiny-llama", bundle=DECODER_BUNDLE)
+    yield server.start()
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def trained(server: Server, bert: ShardMaker) -> dict[str, Any]:
+    """A succeeded job on the shared server: it tells the two labels apart."""
+    dataset = server.create_dataset()
+    push_examples(server, bert, dataset["id"], 96)
+    server.seal(dataset["id"])
+    job = server.create_job(
+        dataset["name"],
+        suffix="my-words",
+        hyperparameters={"n_epochs": 6},
+        splitfrozen={"eval_fraction": 0.2, "learning_rate": 1e-2},
+    )
+    assert (job["object"], job["fine_tuned_model"]) == ("fine_tuning.job", None)
+    job = server.wait_for_end(job["id"])
+    assert job["status"] == "succeeded", job["error"]
+    return job
