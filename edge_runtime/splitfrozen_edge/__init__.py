@@ -1,0 +1,45 @@
+"""The edge runtime: token ids -> activations -> shards on disk -> server. Never imports torch.
+
+Importing this package loads nothing heavy; a public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "Client": "splitfrozen_edge.client",
+    "DeviceSession": "splitfrozen_edge.session",
+    "Outbox": "splitfrozen_edge.outbox",
+    "PushReport": "splitfrozen_edge.report",
+    "PushRequest": "splitfrozen_edge.push",
+    "StateDirectory": "splitfrozen_edge.state",
+    "Tokenizer": "splitfrozen_edge.tokenizer",
+    "predict": "splitfrozen_edge.predict",
+    "push": "splitfrozen_edge.push",
+    "read_rows": "splitfrozen_edge.rows",
+}
+
+__all__ = [
+    "Client",
+    "DeviceSession",
+    "Outbox",
+    "PushReport",
+    "PushRequest",
+    "StateDirectory",
+    "Tokenizer",
+    "predict",
+    "push",
+    "read_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,233 @@
+"""The device's side of the HTTP protocol (SPEC 4). The only importer of httpx.
+
+Every request is retried until the policy's patience ends: after a broken connection and after
+codes marked retryable, waiting at least as long as Retry-After says. Any other refusal is raised
+at once as RefusedError with the server's code.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from splitfrozen.errors import RefusedError
+from splitfrozen.wire import PROTOCOL
+from splitfrozen_edge.compression import compress
+from splitfrozen_edge.refusals import TransientError, read_refusal
+from splitfrozen_edge.retry import RetryPolicy
+
+Json = dict[str, Any]
+T = TypeVar("T")
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_DATASETS = "/v1/activation_datasets"
+
+
+class Client:
+    """One server, one bearer token."""
+
+    def __init__(
+        self,
+        server: str,
+        token: str,
+        *,
+        ca_file: Path | None = None,
+        policy: RetryPolicy | None = None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """`wait` sleeps between attempts; a caller that wants to stop early raises from it."""
+        self.server = server.rstrip("/")
+        self.bytes_up = 0  # content bytes of all shards sent, retries too, as they travelled
+        self._policy = policy or RetryPolicy()
+        self._wait = wait
+        verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
+        self._http = httpx.Client(
+            base_url=self.server,
+            verify=verify,
+            timeout=_TIMEOUT,
+            headers={
+                "Authorization": f"Bearer {token}",
+                "SplitFrozen-Protocol": PROTOCOL,
+                "User-Agent": "splitfrozen-edge",
+            },
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def enroll(self, name: str, profile: Mapping[str, Any]) -> Json:
+        """Make this device known; the answer holds its `id` and `token`.
+
+        An enrolment token has limited uses, so this is sent again only if it cannot have arrived.
+        """
+        document = {"name": name, "profile": dict(profile)}
+        request = self._http.build_request("POST", "/v1/devices", json=document)
+        return self.retrying(lambda: self._send(request, idempotent=False))
+
+    def dataset(self, name: str) -> Json | None:
+        """A dataset by id or name, or None."""
+        return self._get_or_none(f"{_DATASETS}/{_part(name)}")
+
+    def create_dataset(self, name: str, *, bundle: str, task: str) -> Json:
+        """Make an open dataset for a published bundle; one that appeared meanwhile is fine."""
+        document = {"name": name, "bundle": bundle, "task": task}
+        try:
+            return self._post(_DATASETS, document)
+        except RefusedError as error:
+            found = self.dataset(name) if error.code == "name_taken" else None
+            if found is None:
+                raise
+            return found
+
+    def add_labels(self, dataset: str, names: list[str]) -> list[str]:
+        """Append names to an open dataset; the whole ordered list of its labels."""
+        answer = self._post(f"{_DATASETS}/{_part(dataset)}/labels", {"names": names})
+        return [str(name) for name in answer["labels"]]
+
+    def put_shard(self, dataset: str, digest: str, body: bytes) -> Json:
+        """Store an encoded shard; the receipt, which names the same digest."""
+        path = f"{_DATASETS}/{_part(dataset)}/shards/{digest}"
+        return self.retrying(lambda: _check_receipt(self._send_body("PUT", path, body), digest))
+
+    def bundles(self, base_model: str, cut: int) -> list[Json]:
+        """Published bundles of a base model and cut."""
+        params = {"base_model": base_model, "cut": str(cut)}
+        request = self._http.build_request("GET", "/v1/bundles", params=params)
+        return list(self.retrying(lambda: self._send(request))["data"])
+
+    def model(self, name: str) -> Json | None:
+        """A model by name, or None if there is none or this token may not see it."""
+        return self._get_or_none(f"/v1/models/{_part(name)}")
+
+    def classify(self, model: str, body: bytes) -> Json:
+        """Run the server's half on a shard of task inference."""
+        path = f"/v1/split/classifications?model={_part(model)}"
+        return self.retrying(lambda: self._send_body("POST", path, body))
+
+    @contextmanager
+    def download(
+        self, bundle: str, name: str, offset: int
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Stream a bundle's file from `offset`: (the offset it really starts at, chunks).
+
+        One attempt: raises TransientError when the stream breaks; call it within `retrying`.
+        """
+        path = f"/v1/bundles/{_part(bundle)}/files/{_part(name)}"
+        # Ranges count stored bytes, so nothing may be encoded on the way.
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        response = None
+        try:
+            with self._http.stream("GET", path, headers=headers) as response:
+                if response.status_code not in (200, 206):
+                    response.read()
+                    _raise_refusal(response)
+                yield (offset if response.status_code == 206 else 0), response.iter_bytes()
+        except httpx.TransportError as error:
+            arrived = response is not None and response.num_bytes_downloaded > 0
+            self._raise_broken(error, progressed=arrived)
+
+    def retrying(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt` until it raises no TransientError; RefusedError when patience ends.
+
+        Patience counts the waiting since something last arrived, so that a long transfer over a
+        bad network does not use it up.
+        """
+        waited, failures = 0.0, 0
+        while True:
+            try:
+                return attempt()
+            except TransientError as error:
+                if error.progressed:
+                    waited, failures = 0.0, 0
+                failures += 1
+                delay = self._policy.delay(failures, error.retry_after)
+                waited += delay
+                if waited > self._policy.patience:
+                    raise error.failure from None
+            self._wait(delay)
+
+    def _get_or_none(self, path: str) -> Json | None:
+        request = self._http.build_request("GET", path)
+        try:
+            return self.retrying(lambda: self._send(request))
+        except RefusedError as error:
+            if error.code in ("not_found", "forbidden"):
+                return None
+            raise
+
+    def _post(self, path: str, document: Json) -> Json:
+        request = self._http.build_request("POST", path, json=document)
+        return self.retrying(lambda: self._send(request))
+
+    def _send_body(self, method: str, path: str, body: bytes) -> Json:
+        content, encoding = compress(body)
+        headers = {"Content-Type": "application/octet-stream"}
+        if encoding is not None:
+            headers["Content-Encoding"] = encoding
+        self.bytes_up += len(content)
+        return self._send(self._http.build_request(method, path, content=content, headers=headers))
+
+    def _send(self, request: httpx.Request, *, idempotent: bool = True) -> Json:
+        """One attempt; RefusedError or TransientError."""
+        try:
+            response = self._http.send(request)
+        except httpx.TransportError as error:
+            self._raise_broken(error, idempotent=idempotent)
+        if not response.is_success:
+            _raise_refusal(response)
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise TransientError(_garbage("the server's answer is not a JSON object"))
+        return document
+
+    def _raise_broken(
+        self, error: httpx.TransportError, *, idempotent: bool = True, progressed: bool = False
+    ) -> NoReturn:
+        reason = str(error) or type(error).__name__
+        failure = RefusedError("unavailable", f"cannot reach {self.server}: {reason}")
+        certain = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        # A wrong certificate does not mend itself; what may have arrived is not sent twice.
+        if _is_certificate(error) or not (idempotent or certain):
+            raise failure from error
+        raise TransientError(failure, progressed=progressed) from error
+
+
+def _check_receipt(receipt: Json, digest: str) -> Json:
+    if receipt.get("digest") != digest:
+        # Not trusted as stored: the body stays here and is sent again.
+        raise TransientError(_garbage(f"the receipt for shard {digest[:12]}… names another digest"))
+    return receipt
+
+
+def _garbage(message: str) -> RefusedError:
+    return RefusedError("unavailable", message)
+
+
+def _raise_refusal(response: httpx.Response) -> NoReturn:
+    raise read_refusal(response.status_code, response.headers, response.content)
+
+
+def _is_certificate(error: BaseException) -> bool:
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
+def _part(text: str) -> str:
+    """One path segment or query value."""
+    return quote(text, safe="")

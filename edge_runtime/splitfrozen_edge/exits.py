@@ -1,0 +1,70 @@
+"""Errors -> exit codes and words. The codes are part of the command line's contract."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from splitfrozen.errors import DataError, RefusedError, SplitFrozenError
+from splitfrozen_edge.state import StateError
+
+FAILED = 1
+USAGE = 2
+REFUSED = 3
+INTERRUPTED = 130
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    the work failed (a broken bundle, a full disk, activations that are not finite)
+  2    wrong usage or bad input: flags, a data file, a device that is not enrolled
+  3    the server refused or cannot be reached; what was computed waits in the outbox
+  130  interrupted; the same command continues
+"""
+
+
+def describe(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, message) of an error that is the user's to hear; None for a bug."""
+    if isinstance(error, RefusedError):
+        return REFUSED, f"{error.message} [{error.code}]"
+    if isinstance(error, DataError | StateError):
+        return USAGE, str(error)
+    if isinstance(error, SplitFrozenError):
+        return FAILED, f"{error.message} [{error.code}]"
+    if isinstance(error, sqlite3.Error):
+        return FAILED, f"the outbox cannot be used: {error}"
+    if isinstance(error, OSError):
+        return FAILED, str(error)
+    return None
+
+
+class Program(click.Group):
+    """A command group whose errors become exit codes."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit, or return with `standalone_mode=False`."""
+        if not extra.get("standalone_mode", True):
+            return super().main(*args, **extra)
+        extra["standalone_mode"] = False
+        try:
+            result = super().main(*args, **extra)
+        except (click.exceptions.Abort, KeyboardInterrupt):
+            leave(INTERRUPTED, "interrupted; the same command continues")
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except Exception as error:
+            found = describe(error)
+            if found is None:
+                raise
+            leave(*found)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """Print an error and exit."""
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,57 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+DEFAULT_STATE = "~/.splitfrozen/edge"
+
+
+def state_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--state-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="SPLITFROZEN_EDGE_HOME",
+        help=f"Where this device keeps its token, outbox and bundles  [default: {DEFAULT_STATE}]",
+    )(command)
+
+
+def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="text for people, one JSON object for programs.",
+    )(command)
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What push and predict share; shown in this order."""
+    options = (
+        click.option("--bundle", metavar="DIR|ID", help="Bundle; if omitted, the server says."),
+        click.option(
+            "--fields",
+            multiple=True,
+            metavar="FIELD=COLUMN,…",
+            help="Columns of an unusual file: text=review,label=stars or prompt=q,completion=a.",
+        ),
+        click.option("--wire", type=click.Choice(["fp32", "bf16", "int8"]), help="Wire codec."),
+        click.option("--threads", type=click.IntRange(1, 64), help="Threads of the model."),
+        click.option(
+            "--retry-for",
+            type=click.FloatRange(min=0),
+            default=120.0,
+            show_default="120",
+            metavar="SECONDS",
+            help="How long to wait for a server that is away.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
