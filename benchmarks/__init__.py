@@ -1,0 +1,1 @@
+"""Commands that measure every number the README claims, and the demo."""
