@@ -34,10 +34,12 @@ check: $(STAMP) ## lint, format, types, import rules, vectors and documents up t
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protocol/generate_vectors.py --check
+	$(BIN)/python protocol/preprocess_vectors.py --check
 	$(BIN)/python -m scripts.docs --check
 
 docs: $(STAMP) ## write the generated parts of the documents anew
 	$(BIN)/python protocol/generate_vectors.py
+	$(BIN)/python protocol/preprocess_vectors.py
 	$(BIN)/python -m scripts.docs
 
 format: $(STAMP) ## format and mend what can be mended

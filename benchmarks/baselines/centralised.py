@@ -7,6 +7,7 @@ The order of batches is that of a SplitFrozen job on a dataset sealed before its
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -59,6 +60,7 @@ def train_centralised(
         bytes_down=[],
         steps=len(plan),
         wall_seconds=time.perf_counter() - started,
+        weights_sha256=hashlib.sha256(trainee.body()).hexdigest(),
     )
 
 

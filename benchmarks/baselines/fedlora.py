@@ -9,6 +9,7 @@ The devices run one after the other here; time is counted for each.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ def train_federated(
     scored = trainee.encode(held_out)
     history = [accuracy(trainee, scored)]
     per_round = sum(-(-len(device.rows) // recipe.batch_size) for device in devices)
-    shared = save(_copy(trainee))
+    shared = trainee.body()
     for turn in range(recipe.epochs):
         received: list[tuple[bytes, int]] = []
         for device in devices:
@@ -72,6 +73,7 @@ def train_federated(
         bytes_down=[device.bytes_down for device in devices],
         steps=per_round * recipe.epochs,
         wall_seconds=time.perf_counter() - started,
+        weights_sha256=hashlib.sha256(shared).hexdigest(),
     )
 
 
@@ -106,14 +108,10 @@ def _local_epoch(trainee: Trainee, device: Device, shared: bytes, turn: int) -> 
             trainee, trainee.optimizer(), batches, start=start, end=end, steps=len(plan)
         ):
             pass
-        body = save(_copy(trainee))
+        body = trainee.body()
     device.bytes_down += len(shared)
     device.bytes_up += len(body)
     return body
-
-
-def _copy(trainee: Trainee) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in trainee.weights().items()}
 
 
 def _put(trainee: Trainee, tensors: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -70,6 +71,10 @@ class Trainee:
     def weights(self) -> dict[str, nn.Parameter]:
         """What trains: LoRA factors and the head, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def body(self) -> bytes:
+        """The trained weights as safetensors: what a device would upload."""
+        return save({name: p.detach() for name, p in self.weights().items()})
 
     def optimizer(self) -> torch.optim.AdamW:
         """A fresh optimizer over everything that trains."""

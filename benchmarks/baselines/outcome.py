@@ -23,6 +23,7 @@ class Outcome:
     bytes_down: list[int]
     steps: int
     wall_seconds: float
+    weights_sha256: str  # of what was trained: same seed and data, same digest
 
 
 @dataclass

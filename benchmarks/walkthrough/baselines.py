@@ -58,5 +58,5 @@ def _command(method: str, plan: Plan, main_job: MainJob) -> list[str]:
     command += ["--data", str(plan.training_file), "--heldout", str(plan.held_out_file)]
     command += ["--epochs", str(settings.epochs), "--seed", str(settings.seed)]
     command += ["--schedule", settings.schedule, "--learning-rate", str(main_job.learning_rate)]
-    command += ["--max-length", str(main_job.max_length)]
+    command += ["--max-length", str(main_job.bundle.max_length)]
     return command + (["--devices", str(settings.devices)] if method == "fedlora" else [])

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,8 @@ class Children:
         self._children: list[Child] = []
         self._ended = False
         self._lock = threading.Lock()
+        # Ctrl-C strikes the main thread only: a start in this one is never cut in half.
+        self._starter = ThreadPoolExecutor(1)
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Children:
@@ -63,10 +66,21 @@ class Children:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.end()
+        try:
+            self.end()
+        except KeyboardInterrupt:  # a second one: no more patience
+            self._kill()
+            raise
 
     def start(self, name: str, command: Sequence[str]) -> Child:
         """Start a command; its standard output is the caller's to read."""
+        try:
+            waiting = self._starter.submit(self._start, name, command)
+        except RuntimeError:  # shut down
+            raise CommandError(f"{name} was not started: the demo is ending") from None
+        return waiting.result()
+
+    def _start(self, name: str, command: Sequence[str]) -> Child:
         with self._lock:
             if self._ended:
                 raise CommandError(f"{name} was not started: the demo is ending")
@@ -108,6 +122,12 @@ class Children:
             self._ended = True
             left = self._children[::-1]
         _end([child for child in left if child.process.poll() is None])
+        self._starter.shutdown()
+
+    def _kill(self) -> None:
+        for child in self._children:
+            if child.process.poll() is None:
+                _signal_group(child, signal.SIGKILL)
 
     def end_one(self, child: Child) -> None:
         """End one command."""
@@ -126,6 +146,8 @@ def _end(running: Sequence[Child]) -> None:
         except subprocess.TimeoutExpired:
             _signal_group(child, signal.SIGKILL)
             child.process.wait()
+        if child.process.stdout is not None:
+            child.process.stdout.close()
 
 
 def read_lines(log: Path) -> list[str]:
@@ -136,8 +158,11 @@ def read_lines(log: Path) -> list[str]:
 
 def _drain(child: Child) -> bytes:
     assert child.process.stdout is not None
-    with child.process.stdout as stream:
-        return stream.read()
+    try:
+        with child.process.stdout as stream:
+            return stream.read()
+    except ValueError:  # closed: the demo is ending
+        return b""
 
 
 def _signal_group(child: Child, number: signal.Signals) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -139,6 +140,6 @@ def _wait_until_listening(child: Child, port: int) -> None:
 def _discard_output(child: Child) -> None:
     """A full pipe would stop the server."""
     assert child.process.stdout is not None
-    with child.process.stdout as stream:
+    with contextlib.suppress(ValueError), child.process.stdout as stream:
         while stream.read(65536):
             pass

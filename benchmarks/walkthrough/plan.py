@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.inputs import Inputs
-from benchmarks.labelled import Labelled, deal, label_names, write_labelled
+from benchmarks.labelled import Labelled, deal, label_names, mix, write_labelled
 from splitfrozen.errors import DataError
+from splitfrozen.manifest import MANIFEST_NAME, parse_manifest
 
 MARK = "splitfrozen-demo"  # a file that says: this directory may be replaced
 
@@ -61,9 +61,23 @@ class Plan:
     def held_out_file(self) -> Path:
         return self.output / "data" / "heldout.jsonl"
 
-    def device_file(self, index: int) -> Path:
-        """Data of one device."""
-        return self.output / "data" / f"device-{index + 1}.jsonl"
+    def write_device_file(self, index: int, share: float) -> Path:
+        """Write the first `share` of a device's rows: a file that grows, as data does."""
+        path = self.output / "data" / f"device-{index + 1}.jsonl"
+        write_labelled(path, self.first_rows(index, share))
+        return path
+
+    def first_rows(self, index: int, share: float) -> list[Labelled]:
+        """The first `share` of a device's rows, one at least."""
+        part = self.parts[index]
+        return part[: max(1, round(share * len(part)))]
+
+    def fewest_per_label(self, share: float) -> int:
+        """How many examples every label has once each device has sent `share` of its rows."""
+        sent = [
+            row.label for index in range(len(self.parts)) for row in self.first_rows(index, share)
+        ]
+        return min(sent.count(label) for label in self.labels)
 
     def device_state(self, name: str) -> Path:
         """State directory of one device."""
@@ -76,7 +90,7 @@ def make_plan(inputs: Inputs, settings: Settings, output: Path) -> Plan:
     unfit = [name for name in labels if "," in name or name != name.strip()]
     if unfit:
         raise DataError(f"the label {unfit[0]!r} has a comma or blanks around it; rename it")
-    parts = [part for part in deal(inputs.training, settings.devices) if part]
+    parts = [mix(part) for part in deal(inputs.training, settings.devices) if part]
     return Plan(inputs.model, labels, parts, inputs.held_out, settings, output.absolute())
 
 
@@ -93,12 +107,19 @@ def prepare_output(plan: Plan) -> None:
     (plan.output / MARK).write_text("This directory is replaced by the next demo.\n")
     write_labelled(plan.training_file, [row for part in plan.parts for row in part])
     write_labelled(plan.held_out_file, plan.held_out)
-    for index, part in enumerate(plan.parts):
-        write_labelled(plan.device_file(index), part)
 
 
-def bundle_facts(bundle: Path) -> tuple[int, int, int]:
-    """Hidden size, longest example in tokens, and bytes of the files of an exported bundle."""
-    manifest = json.loads((bundle / "splitfrozen.json").read_text(encoding="utf-8"))
-    size = sum(entry["size"] for entry in manifest["files"].values())
-    return manifest["hidden_size"], manifest["preprocess"]["max_length"], size
+@dataclass(frozen=True)
+class BundleFacts:
+    """What the demo needs to know of an exported bundle."""
+
+    hidden_size: int
+    max_length: int  # tokens of the longest example
+    bytes: int  # of all its files
+
+
+def read_facts(bundle: Path) -> BundleFacts:
+    """Read them from the manifest."""
+    manifest = parse_manifest((bundle / MANIFEST_NAME).read_bytes())
+    size = sum(entry.size for entry in manifest.files.values())
+    return BundleFacts(manifest.hidden_size, manifest.preprocess.max_length, size)

@@ -56,9 +56,9 @@ class Report:
             "bytes_up": job.bytes_up,
             "bytes_up_fedlora": self.baselines["fedlora"]["bytes_up"],
             "bytes_down_fedlora": self.baselines["fedlora"]["bytes_down"],
-            "bundle_bytes": job.bundle_bytes,
-            "steps": job.steps,
-            "steps_before_last_push": job.steps_before_last_push,
+            "bundle_bytes": job.bundle.bytes,
+            "steps": job.trained.steps,
+            "steps_before_seal": job.trained.steps_before_seal,
             "export_seconds": job.export_seconds,
             "wall_seconds": job.wall_seconds,
             "total_seconds": self.total_seconds,
@@ -87,11 +87,12 @@ def print_report(report: Report) -> None:
     console.print()
     console.print(_table(report))
     job, plan = report.main_job, report.plan
+    trained = job.trained
     console.print(
-        f"{job.steps_before_last_push} of {job.steps} training steps were made while devices were "
-        "still pushing. Processor time of SplitFrozen's devices counts their commands whole, "
-        "start-up included; that of federated LoRA counts training alone. A device also needs "
-        f"{job.bundle_bytes / 1e6:.0f} MB of model once; with federated LoRA the whole model."
+        f"{trained.steps_before_seal} of {trained.steps} training steps were made while devices "
+        "still pushed. Device CPU is processor time: for SplitFrozen of the whole push commands, "
+        "start-up included; for federated LoRA of the training alone. A device downloads "
+        f"{job.bundle.bytes / 1e6:.0f} MB of model once; for federated LoRA the whole model."
     )
     console.print(f"\n{PRIVACY}\n")
     port = job.server.url.rpartition(":")[2]
@@ -119,19 +120,19 @@ def _table(report: Report) -> Table:
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
-    for heading in ("held-out accuracy", "devices' CPU-seconds", "uploaded", "wall time"):
+    for heading in ("held-out accuracy", "device CPU", "uploaded", "wall time"):
         table.add_column(heading, justify="right")
     centralised, federated = report.baselines["centralised"], report.baselines["fedlora"]
     table.add_row("before training", f"{job.before:.1%}", "", "", "")
     table.add_row(
         "SplitFrozen",
         f"[bold]{job.after:.1%}[/bold]",
-        f"{sum(job.cpu_seconds):.1f}",
+        f"{sum(job.cpu_seconds):.1f} s",
         _megabytes(job.bytes_up),
         f"{job.wall_seconds:.0f} s",
     )
     table.add_row(
-        "centralised LoRA, same layers",
+        "centralised LoRA",
         f"{centralised['after']:.1%}",
         "-",
         "all the text",
@@ -140,7 +141,7 @@ def _table(report: Report) -> Table:
     table.add_row(
         "federated LoRA",
         f"{federated['after']:.1%}",
-        f"{sum(federated['cpu_seconds']):.1f}",
+        f"{sum(federated['cpu_seconds']):.1f} s",
         _megabytes(federated["bytes_up"]),
         f"{federated['wall_seconds']:.0f} s",
     )

@@ -16,8 +16,8 @@ _PUBLIC = {
     "PushRequest": "splitfrozen_edge.push",
     "StateDirectory": "splitfrozen_edge.state",
     "Tokenizer": "splitfrozen_edge.tokenizer",
-    "predict": "splitfrozen_edge.predict",
-    "push": "splitfrozen_edge.push",
+    "classify": "splitfrozen_edge.predict",
+    "push_file": "splitfrozen_edge.push",
     "read_rows": "splitfrozen_edge.rows",
 }
 
@@ -29,8 +29,8 @@ __all__ = [
     "PushRequest",
     "StateDirectory",
     "Tokenizer",
-    "predict",
-    "push",
+    "classify",
+    "push_file",
     "read_rows",
 ]
 

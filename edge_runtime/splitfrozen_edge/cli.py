@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import platform
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitfrozen_edge.exits import EXIT_CODES, Program
-from splitfrozen_edge.options import DEFAULT_STATE, format_option, model_options, state_option
+from splitfrozen_edge.options import (
+    DEFAULT_STATE,
+    format_option,
+    model_options,
+    retry_option,
+    state_option,
+)
 from splitfrozen_edge.state import Enrolment, StateDirectory, StateError
 
 if TYPE_CHECKING:
@@ -52,6 +59,7 @@ def main(context: click.Context, state_dir: Path | None) -> None:
     help="Certificate authority of a server with its own certificate.",
 )
 @click.option("--force", is_flag=True, help="Replace an enrolment.")
+@retry_option(10)
 @click.pass_context
 def enroll(
     context: click.Context,
@@ -62,21 +70,19 @@ def enroll(
     name: str,
     ca_file: Path | None,
     force: bool,
+    retry_for: float,
 ) -> None:
     """Make this device known to a server and keep its token (mode 0600)."""
-    from splitfrozen_edge.client import Client
-
     state = _state(context, state_dir)
     _check_server(state, server, force=force)
-    client = Client(server, token, ca_file=ca_file)
+    who = Enrolment(server, "", name, token, str(ca_file) if ca_file else None)
+    client = _client(who, retry_for, threading.Event())
     profile = {"machine": platform.machine(), "system": platform.system()}
-    device = client.enroll(name, profile)
-    client.close()
-    state.store_enrolment(
-        Enrolment(
-            server, str(device["id"]), name, str(device["token"]), str(ca_file) if ca_file else None
-        )
-    )
+    try:
+        device = client.enroll(name, profile)
+    finally:
+        client.close()
+    state.store_enrolment(replace(who, device=str(device["id"]), token=str(device["token"])))
     click.echo(f"enrolled {name} as {device['id']} at {server}")
 
 
@@ -98,6 +104,7 @@ def enroll(
 @click.option("--strict", is_flag=True, help="Refuse rows that are too long; do not truncate.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @model_options
+@retry_option(120)
 @format_option
 @click.pass_context
 def push(
@@ -124,8 +131,7 @@ def push(
     All rows are checked before anything is computed. Numbers as labels (0, 1, …) mean places in
     the list of a dataset that was created with its labels, or in --labels.
     """
-    from splitfrozen_edge.push import PushRequest
-    from splitfrozen_edge.push import push as run
+    from splitfrozen_edge.push import PushRequest, push_file
     from splitfrozen_edge.shapes import parse_fields
 
     request = PushRequest(
@@ -137,7 +143,7 @@ def push(
     stop = threading.Event()
     client = _client(state.enrolment(), retry_for, stop)
     try:
-        report = run(request, state, client, stop=stop, warn=_warn)
+        report = push_file(request, state, client, stop=stop, warn=_warn)
     finally:
         client.close()
     click.echo(json.dumps(report.document()) if form == "json" else "\n".join(report.lines()))
@@ -153,6 +159,7 @@ def push(
     help="Texts of a .jsonl, .csv or .tsv file.",
 )
 @model_options
+@retry_option(120)
 @format_option
 @click.pass_context
 def predict(
@@ -175,8 +182,7 @@ def predict(
     work; it does not hide anything from it.
     """
     from splitfrozen_edge.bundles import BundleStore
-    from splitfrozen_edge.predict import PRIVACY_NOTE, choose_model_bundle
-    from splitfrozen_edge.predict import predict as run
+    from splitfrozen_edge.predict import PRIVACY_NOTE, choose_model_bundle, classify
 
     rows = _texts(texts, data, fields)
     state = _state(context, state_dir)
@@ -184,7 +190,7 @@ def predict(
     outbox = state.outbox()
     try:
         chosen = choose_model_bundle(bundle, model, BundleStore(state, outbox, client), client)
-        found = run(rows, model, chosen, client, wire=wire, threads=threads)
+        found = classify(rows, model, chosen, client, wire=wire, threads=threads)
     finally:
         outbox.close()
         client.close()

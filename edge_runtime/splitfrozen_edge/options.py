@@ -43,15 +43,19 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--wire", type=click.Choice(["fp32", "bf16", "int8"]), help="Wire codec."),
         click.option("--threads", type=click.IntRange(1, 64), help="Threads of the model."),
-        click.option(
-            "--retry-for",
-            type=click.FloatRange(min=0),
-            default=120.0,
-            show_default="120",
-            metavar="SECONDS",
-            help="How long to wait for a server that is away.",
-        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def retry_option(default: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--retry-for with a command's own default, in seconds."""
+    return click.option(
+        "--retry-for",
+        type=click.FloatRange(min=0),
+        default=default,
+        show_default=f"{default:g}",
+        metavar="SECONDS",
+        help="How long to wait for a server that is away.",
+    )

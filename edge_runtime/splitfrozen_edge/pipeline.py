@@ -51,10 +51,10 @@ class Pipeline:
         self._queued = threading.Event()  # there may be something new in the outbox
         self._collected = threading.Event()  # nothing new will come
         self._blocked = threading.Event()  # the outbox is full
-        self._errors: list[BaseException] = []
+        self._error: BaseException | None = None
 
     def run(self) -> Uploaded:
-        """Run all stages to the end; raises the first error after every stage has stopped."""
+        """Run all stages to the end; raises the error that stopped them, or Stopped."""
         stages = (self._compute, self._collect, self._upload)
         threads = [threading.Thread(target=self._guard, args=(s,), daemon=True) for s in stages]
         for thread in threads:
@@ -67,17 +67,17 @@ class Pipeline:
             for thread in threads[:2]:  # the upload may hang in the network; it is safe to leave
                 thread.join()
             raise
-        if self._errors:
-            raise self._errors[0]
+        if self._error is not None:
+            raise self._error
         return self.uploaded
 
     def _guard(self, stage: Callable[[], None]) -> None:
         try:
             stage()
-        except Stopped:
-            pass
         except BaseException as error:
-            self._errors.append(error)
+            # The first error stopped the others; a Stopped is nobody's error.
+            if self._error is None or isinstance(self._error, Stopped):
+                self._error = error
             self.stop.set()
 
     def _compute(self) -> None:
@@ -119,13 +119,18 @@ class Pipeline:
 
     def _store(self, shard: NewShard) -> None:
         """Queue a shard as soon as the outbox has room for it."""
-        while self.outbox.queued_bytes() + len(shard.body) > self.outbox_bytes:
+        while self._is_full(len(shard.body)):
             self._blocked.set()
             self._check_stop()
             self.stop.wait(_TICK)
         self._blocked.clear()
         self.outbox.put(self.header.dataset, shard)
         self._queued.set()
+
+    def _is_full(self, size: int) -> bool:
+        """One shard is always let in, whatever other datasets left behind: it can be sent."""
+        shards, _ = self.outbox.queued(self.header.dataset)
+        return shards > 0 and self.outbox.queued_bytes() + size > self.outbox_bytes
 
     def _upload(self) -> None:
         while True:

@@ -62,7 +62,7 @@ def choose_model_bundle(
     return bundle
 
 
-def predict(
+def classify(
     rows: Sequence[Row],
     model: str,
     bundle: Bundle,

@@ -43,7 +43,7 @@ class PushRequest:
     quiet: bool = False  # no progress bars
 
 
-def push(
+def push_file(
     request: PushRequest,
     state: StateDirectory,
     client: Client,
@@ -120,10 +120,9 @@ class _Push:
 
     def send(self, prepared: Prepared, target: Target) -> Uploaded:
         """Compute and upload, overlapped; left-overs of earlier pushes first."""
-        names = {example.label for example in prepared.examples if example.label is not None}
         if prepared.examples and target.sealed:
             raise RefusedError("dataset_sealed", f"dataset {target.name} takes no more examples")
-        places = place_labels(self.client, target, sort_names(list(names)))
+        places = place_labels(self.client, target, self._needed_labels(prepared, target))
         _, waiting = self.outbox.queued(target.header.dataset)
         with show_progress(
             to_compute=len(prepared.examples),
@@ -144,6 +143,12 @@ class _Push:
                 stop=self.stop,
             )
             return pipeline.run()
+
+    def _needed_labels(self, prepared: Prepared, target: Target) -> list[str]:
+        """Names that the dataset must have. `--labels` also fixes the order in an open one."""
+        names = [example.label for example in prepared.examples if example.label is not None]
+        given = self.request.labels if names and target.open_labels else ()
+        return list(dict.fromkeys([*given, *sort_names(names)]))
 
 
 def _warn_truncated(prepared: Prepared, target: Target, warn: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from splitfrozen.errors import DataError, SplitFrozenError
+from splitfrozen.errors import DataError, ModelError, SplitFrozenError
 from splitfrozen.manifest import Preprocess
 from splitfrozen_export.blueprint import Blueprint, available_memory, read_blueprint
 from splitfrozen_export.bundle import check_target, draft_bundle
@@ -101,7 +101,19 @@ def make_plan(request: Request) -> Plan:
         max_length=request.max_length,
         causal=blueprint.causal,
     )
-    return Plan(request, source, blueprint, text, preprocess, [text.encode(t) for t in texts])
+    examples = [text.encode(line) for line in texts]
+    _require_known_ids(source, examples)
+    return Plan(request, source, blueprint, text, preprocess, examples)
+
+
+def _require_known_ids(source: ModelSource, examples: Sequence[Sequence[int]]) -> None:
+    largest = max((max(ids) for ids in examples if ids), default=0)
+    if largest >= source.config.vocab_size:
+        raise ModelError(
+            "model_not_supported",
+            f"the tokenizer of {source.id!r} gives the token id {largest}, but the model knows "
+            f"{source.config.vocab_size}; they do not belong together",
+        )
 
 
 def prove(plan: Plan) -> Proof:

@@ -48,6 +48,9 @@ def read_text_side(source: ModelSource) -> TextSide:
     tokenizer = Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    if not tokenizer.encode(_PROBE, add_special_tokens=False).ids:
+        # Transformers makes up an empty one for a directory that has none
+        raise _no_fast_tokenizer(source, "")
     config = source.config
     return TextSide(
         tokenizer,

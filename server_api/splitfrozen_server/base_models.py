@@ -20,8 +20,11 @@ async def register_model(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    cut: int | None = None,
 ) -> tuple[BaseModelRow, bool]:
     """Register a Hub id or server-side directory; False with the old row if it is there already.
+
+    A `cut` that is about to be asked for saves a second look at the weights.
 
     Raises ModelError if the model cannot be found or cut, RefusedError `name_taken` if another
     source has the name, `forbidden` if the operator did not allow remote code.
@@ -32,9 +35,16 @@ async def register_model(
             "this server runs no code of models: start it with --allow-remote-code",
             param="trust_remote_code",
         )
-    facts = await inspect_model(
-        source, revision=revision, cut=None, trust_remote_code=trust_remote_code
+    known = await services.database.read(
+        lambda session: _find_same(session, tenant, name, source, revision)
     )
+    if known is not None:
+        return known, False
+    facts = await inspect_model(
+        source, revision=revision, cut=cut, trust_remote_code=trust_remote_code
+    )
+    if cut is not None and facts.prefix_digest is not None:
+        services.prefix_digests.add(facts.path, cut, facts.prefix_digest)
     row = BaseModelRow(
         id=new_id("bm_"),
         tenant_id=tenant,
@@ -78,19 +88,23 @@ def list_base_models(session: Session, tenant: str) -> list[BaseModelRow]:
 
 
 def _insert(session: Session, row: BaseModelRow) -> tuple[BaseModelRow, bool]:
-    taken = session.scalar(
-        select(BaseModelRow).where(
-            BaseModelRow.tenant_id == row.tenant_id, BaseModelRow.name == row.name
-        )
+    known = _find_same(session, row.tenant_id, row.name, row.source, row.revision)
+    if known is not None:
+        return known, False
+    session.add(row)
+    session.flush()
+    return row, True
+
+
+def _find_same(
+    session: Session, tenant: str, name: str, source: str, revision: str | None
+) -> BaseModelRow | None:
+    """The model of this name if it is this one; `name_taken` if it is another."""
+    row = session.scalar(
+        select(BaseModelRow).where(BaseModelRow.tenant_id == tenant, BaseModelRow.name == name)
     )
-    if taken is None:
-        session.add(row)
-        session.flush()
-        return row, True
-    if (taken.path, taken.revision) != (row.path, row.revision):
-        raise RefusedError(
-            "name_taken",
-            f"base model {row.name!r} is {taken.source} already; choose another name",
-            param="name",
-        )
-    return taken, False
+    if row is None or (row.source == source and revision in (None, row.revision)):
+        return row
+    raise RefusedError(
+        "name_taken", f"base model {name!r} is {row.source} already; choose another", param="name"
+    )

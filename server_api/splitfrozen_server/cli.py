@@ -119,6 +119,8 @@ def _run(config: ServerConfig, bundles: list[tuple[Path, str | None]]) -> None:
 
     try:
         run(config, bundles, lambda line: click.echo(line))
+    except SplitFrozenError as error:
+        raise click.ClickException(f"{error.message} [{error.code}]") from None
     except BlockingIOError:
         raise click.ClickException(f"another server is using {config.data_dir}") from None
     except OSError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -22,75 +21,19 @@ from splitfrozen_server.errors import add_error_handlers
 from splitfrozen_server.identifiers import new_id, now
 from splitfrozen_server.jobs import leases, results, state
 from splitfrozen_server.jobs.events import add_event, add_events, metric_events
+from splitfrozen_server.jobs.messages import (
+    Admission,
+    Fail,
+    Finish,
+    LeaseRequest,
+    PublishedCheckpoint,
+    Release,
+    Report,
+    Start,
+)
 from splitfrozen_server.services import Services
 
 PAGE = 500  # shards in one answer
-
-
-class LeaseRequest(BaseModel):
-    worker: str
-
-
-class Held(BaseModel):
-    """Every message about a job proves that its sender still holds it."""
-
-    lease: str
-
-
-class Start(Held):
-    record: dict[str, Any]
-
-
-class Admission(Held):
-    step: int
-    sequence: int
-    sealed: bool
-
-
-class Event(BaseModel):
-    key: str
-    type: str
-    level: str
-    message: str
-    data: dict[str, Any]
-    created_at: float
-
-
-class Progress(BaseModel):
-    steps_completed: int = 0
-    total_steps: int | None = None
-    trained_tokens: int = 0
-
-
-class Report(Held):
-    events: list[Event]
-    progress: Progress | None = None
-
-
-class PublishedCheckpoint(Held):
-    step: int
-    name: str
-    metrics: dict[str, Any]
-
-
-class Finish(Held):
-    path: str  # of the packed adapter
-    sha256: str
-    result: dict[str, Any]
-
-
-class Failure(BaseModel):
-    code: str
-    message: str
-    param: str | None
-
-
-class Fail(Held):
-    error: Failure
-
-
-class Release(Held):
-    idle_sequence: int | None = None
 
 
 def create_control_app(services: Services) -> FastAPI:

@@ -6,13 +6,12 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from splitfrozen_server.cli_options import Terminal
 from splitfrozen_server.client import ServerClient, UnreachableError
 
 ENDED = ("succeeded", "failed", "cancelled")
@@ -20,18 +19,20 @@ RETRIES = 20  # attempts in a row without a single event
 PAUSE = 1.0  # seconds between attempts
 
 
-def follow(terminal: Terminal, job_id: str) -> dict[str, Any]:
-    """Print events until the job ends and return the job.
+def follow(
+    client: ServerClient, job_id: str, show: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Show every event until the job ends and return the job.
 
     A connection that breaks is taken up again after the last event seen.
     """
     last, failures = "", 0
     while True:
         try:
-            for event in _stream(terminal.client, job_id, last):
-                _print(terminal, event)
+            for event in _stream(client, job_id, last):
+                show(event)
                 last, failures = event["id"], 0
-            job: dict[str, Any] = terminal.client.get(f"/v1/fine_tuning/jobs/{job_id}")
+            job: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job_id}")
             if job["status"] in ENDED:
                 return job
         except UnreachableError:
@@ -39,6 +40,21 @@ def follow(terminal: Terminal, job_id: str) -> dict[str, Any]:
             if failures > RETRIES:
                 raise
         time.sleep(PAUSE)
+
+
+def print_json(event: dict[str, Any]) -> None:
+    """One event as one line of JSON."""
+    click.echo(json.dumps(event, ensure_ascii=False))
+
+
+def print_text(*, err: bool = False) -> Callable[[dict[str, Any]], None]:
+    """Prints one event as a line with its time, to standard output or error."""
+
+    def show(event: dict[str, Any]) -> None:
+        clock = time.strftime("%H:%M:%S", time.localtime(event["created_at"]))
+        click.echo(f"{clock}  {event['message']}", err=err)
+
+    return show
 
 
 def download_adapter(client: ServerClient, job: dict[str, Any], output: Path) -> list[str]:
@@ -76,11 +92,3 @@ def _parse(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         elif not line and data:
             yield json.loads("\n".join(data))
             data = []
-
-
-def _print(terminal: Terminal, event: dict[str, Any]) -> None:
-    if terminal.format == "json":
-        click.echo(json.dumps(event, ensure_ascii=False))
-        return
-    clock = time.strftime("%H:%M:%S", time.localtime(event["created_at"]))
-    click.echo(f"{clock}  {event['message']}")

@@ -9,7 +9,12 @@ from typing import Any
 import click
 
 from splitfrozen_server.cli_options import Terminal, management
-from splitfrozen_server.job_following import download_adapter, follow
+from splitfrozen_server.job_following import (
+    download_adapter,
+    follow,
+    print_json,
+    print_text,
+)
 
 _COLUMNS = ("id", "status", "model", "user_provided_suffix", "steps_completed", "total_steps")
 
@@ -99,7 +104,8 @@ def create_job(
         terminal.item(job)
         return
     click.echo(f"Job {job['id']}", err=True)
-    job = follow(terminal, job["id"])
+    # With JSON, standard output is the finished job and nothing else.
+    job = follow(terminal.client, job["id"], print_text(err=terminal.format == "json"))
     _require_success(job)
     download_adapter(client, job, output)
     if terminal.format == "json":
@@ -132,7 +138,7 @@ def get_job(job: str, terminal: Terminal) -> None:
 def list_events(job: str, following: bool, limit: int, terminal: Terminal) -> None:
     """Print the newest events of JOB, or with --follow all of them as they come."""
     if following:
-        follow(terminal, job)
+        follow(terminal.client, job, print_json if terminal.format == "json" else print_text())
         return
     found = terminal.client.list_all(f"/v1/fine_tuning/jobs/{job}/events", limit=limit)
     terminal.rows(found[::-1], ("id", "created_at", "level", "message"))

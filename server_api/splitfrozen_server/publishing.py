@@ -1,4 +1,4 @@
-"""Publishing a bundle: prove that its frozen half is a registered model's, copy, verify the copy.
+"""Publishing a bundle: copy, verify the copy, prove that its frozen half is a known model's.
 
 Nothing of a refused bundle stays behind; a published one is complete or absent.
 """
@@ -21,7 +21,6 @@ from splitfrozen_server.base_models import list_base_models
 from splitfrozen_server.blobs import NO_SPACE, PART, flush_directory
 from splitfrozen_server.database.tables import BaseModelRow, BundleRow
 from splitfrozen_server.identifiers import now
-from splitfrozen_server.inspection import inspect_model
 from splitfrozen_server.services import Services
 
 _MAX_MANIFEST = 16 << 20  # bytes
@@ -42,10 +41,15 @@ async def publish_bundle(
         if known is not None:
             return known, False
         manifest = parse_manifest(raw)
-        base_model = await find_base(services, tenant, manifest)
-        copy = services.config.bundle_dir / key[1]
-        bundle = await asyncio.to_thread(_copy, directory, copy, raw, manifest)
-        row = _row(tenant, base_model, bundle, raw)
+        target = services.config.bundle_dir / key[1]
+        part = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PART}")
+        try:
+            await asyncio.to_thread(_copy, directory, part, raw, manifest)
+            base_model = await find_base(services, tenant, manifest)
+            await asyncio.to_thread(_put_in_place, part, target)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
+        row = _row(tenant, base_model, Bundle(target, manifest, key[1]), raw)
         return await services.database.write(lambda session: _insert(session, row)), True
 
 
@@ -57,7 +61,9 @@ async def find_base(services: Services, tenant: str, manifest: Manifest) -> Base
     for model in models:
         if (model.family, model.num_layers, model.hidden_size) != shape:
             continue
-        digest = await _prefix_digest(model, manifest.cut)
+        digest = await services.prefix_digests.of(
+            model.path, manifest.cut, trust_remote_code=model.trust_remote_code
+        )
         if digest == manifest.prefix_digest:
             return model
         tried.append(f"{model.name} has {digest[:12]}…")
@@ -89,14 +95,6 @@ def list_bundles(
     return [(row, name) for row, name in session.execute(query)]
 
 
-async def _prefix_digest(model: BaseModelRow, cut: int) -> str:
-    facts = await inspect_model(
-        model.path, revision=None, cut=cut, trust_remote_code=model.trust_remote_code
-    )
-    assert facts.prefix_digest is not None  # a cut was given
-    return facts.prefix_digest
-
-
 def _read_manifest(directory: Path) -> bytes:
     path = directory / MANIFEST_NAME
     if not path.is_file():
@@ -110,9 +108,8 @@ def _read_manifest(directory: Path) -> bytes:
     return path.read_bytes()
 
 
-def _copy(source: Path, target: Path, raw: bytes, manifest: Manifest) -> Bundle:
-    """Copy to a `.part` directory, verify there, rename: the source may change meanwhile."""
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PART}")
+def _copy(source: Path, part: Path, raw: bytes, manifest: Manifest) -> None:
+    """Copy and verify the copy: the source may change meanwhile."""
     part.mkdir(parents=True)
     try:
         (part / MANIFEST_NAME).write_bytes(raw)
@@ -120,17 +117,17 @@ def _copy(source: Path, target: Path, raw: bytes, manifest: Manifest) -> Bundle:
             _copy_file(source / name, part / name)
         read_bundle(part)
         _flush(part)
-        if target.exists():  # a crash came between an earlier copy and its row
-            shutil.rmtree(target)
-        part.rename(target)
-        flush_directory(target.parent)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise RefusedError("insufficient_storage", "the server's disk is full") from error
         raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return Bundle(target, manifest, target.name)
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    if target.exists():  # a crash came between an earlier copy and its row
+        shutil.rmtree(target)
+    part.rename(target)
+    flush_directory(target.parent)
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from splitfrozen_server.blobs import BlobStore
 from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.database.engine import Database
+from splitfrozen_server.inspection import PrefixDigests
 from splitfrozen_server.locks import KeyedLocks
 from splitfrozen_server.metrics import Metrics
 
@@ -25,6 +26,7 @@ class Services:
     blobs: BlobStore  # shards only, named by digest
     inference: httpx.AsyncClient  # the worker, over its unix socket
     metrics: Metrics = field(default_factory=Metrics)
+    prefix_digests: PrefixDigests = field(default_factory=PrefixDigests)
     worker_state: str = "not started"  # for /ready: running | restarting | disabled
     upload_slots: asyncio.Semaphore = field(init=False)  # one for each shard body in memory
     digest_locks: KeyedLocks = field(default_factory=KeyedLocks)  # one upload of a digest at once

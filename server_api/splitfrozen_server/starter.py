@@ -24,8 +24,10 @@ async def register_at_start(services: Services, directory: Path, model: str | No
     except RefusedError as error:
         if error.code != "base_model_mismatch":
             raise
-    source = model or read_bundle(directory).manifest.base_model.id
-    await register_model(services, DEFAULT_TENANT, model_name(source), source)
+    manifest = read_bundle(directory).manifest
+    source = model or manifest.base_model.id
+    name = model_name(source)
+    await register_model(services, DEFAULT_TENANT, name, source, cut=manifest.cut)
     row, _ = await publish_bundle(services, DEFAULT_TENANT, directory)
     return row
 

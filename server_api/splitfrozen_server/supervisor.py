@@ -24,6 +24,7 @@ def worker_command(services: Services) -> list[str]:
     config = services.config
     return [
         sys.executable,
+        "-P",  # a file in the working directory must not pass for a module
         "-m",
         "splitfrozen_server.worker",
         "--data-dir",
@@ -40,7 +41,10 @@ async def supervise(services: Services, command: list[str]) -> NoReturn:
     pause = FIRST_PAUSE
     while True:
         started = time.monotonic()
-        status = await _run(services, command)
+        try:
+            status: object = await _run(services, command)
+        except OSError as error:  # no memory or processes left: they may come back
+            status = error
         services.worker_state = "restarting"
         services.metrics.worker_restarts.inc()
         if time.monotonic() - started > STABLE:

@@ -47,7 +47,8 @@ def check_space(config: ServerConfig) -> None:
 async def _slot(services: Services) -> AsyncIterator[None]:
     slots = services.upload_slots
     try:
-        await asyncio.wait_for(slots.acquire(), services.config.slot_wait)
+        async with asyncio.timeout(services.config.slot_wait):
+            await slots.acquire()
     except TimeoutError:
         raise RefusedError(
             "rate_limited", f"{services.config.upload_slots} shards are being received; wait"

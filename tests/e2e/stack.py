@@ -99,7 +99,7 @@ class Stack:
         """A management command; its JSON output."""
         options = ["--server", self.url, "--data-dir", self.data_dir, "--format", "json"]
         text = run("splitfrozen-server", *arguments, *options).stdout
-        return json.loads(text.strip().splitlines()[-1]) if text.strip() else None
+        return json.loads(text) if text.strip() else None
 
     def device(self, name: str) -> Device:
         token = self.admin("tokens", "create", "--role", "enrol", "--uses", 1)["token"]
@@ -127,7 +127,7 @@ class Device:
             "push", "--bundle", bundle, "--dataset", dataset, "--data", data,
             "--format", "json", *options,
         )  # fmt: skip
-        return json.loads(text.strip().splitlines()[-1])
+        return json.loads(text)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

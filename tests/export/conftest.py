@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+
 from splitfrozen_export.export import finish_graph
 from splitfrozen_export.graph import export_graph, save_graph
 from splitfrozen_export.quantize import Coverage

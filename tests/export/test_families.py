@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from splitfrozen_export.quantize import MAX_ERROR
-from splitfrozen_export.verify import run_graph, verify
 
 from splitfrozen.quantize import quantize_int8
+from splitfrozen_export.quantize import MAX_ERROR
+from splitfrozen_export.verify import run_graph, verify
 from tests.export.conftest import Traced
 from tests.export.invariance import (
     assert_later_tokens_do_not_matter,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from splitfrozen_export.edits import drop_unused
 from splitfrozen_export.products import quantize_products, quantize_weight
-
 from tests.export.text_graphs import normal, operators, parse, run
 
 ONE = """

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
-from splitfrozen_export.samples import SENTENCES
-from splitfrozen_export.verify import Report, run_graph, verify
 from tokenizers import Tokenizer
 
 from splitfrozen.quantize import quantize_int8
+from splitfrozen_export.samples import SENTENCES
+from splitfrozen_export.verify import Report, run_graph, verify
 from tests.export.conftest import Traced
 from tests.export.invariance import (
     assert_later_tokens_do_not_matter,
@@ -114,7 +114,9 @@ def test_real_activations_are_coded_as_the_reference_codes_them(
 
 
 def test_built_in_sentences_measure_like_real_text(
-    traced_minilm: dict[int, Traced], minilm, english: list[list[int]]  # type: ignore[no-untyped-def]
+    traced_minilm: dict[int, Traced],
+    minilm,
+    english: list[list[int]],  # type: ignore[no-untyped-def]
 ) -> None:
     built_in = measure(traced_minilm[4], "int8", encode(minilm, SENTENCES)).relative_error
     real = measure(traced_minilm[4], "int8", english).relative_error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+
 from splitfrozen_export.edits import drop_unused
 from splitfrozen_export.tables import quantize_table, quantize_tables
-
 from tests.export.text_graphs import normal, operators, parse, run
 
 LOOKUP = """

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from splitfrozen_export.wire_codec import append_int8_codec
 
 from splitfrozen.quantize import quantize_int8, scale_width
+from splitfrozen_export.wire_codec import append_int8_codec
 from tests.export.text_graphs import normal, parse, run
 
 WIDTHS = (1, 32, 63, 64, 65, 100, 128, 384)

@@ -58,15 +58,14 @@ class ServerProcess:
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=False)
 
-    def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
-        self.process.terminate()
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; returns the exit status."""
+        self.process.send_signal(number)
         return self._end()
 
     def kill(self) -> int:
         """SIGKILL; returns the exit status."""
-        self.process.send_signal(signal.SIGKILL)
-        return self._end()
+        return self.stop(signal.SIGKILL)
 
     def _end(self) -> int:
         status = self.process.wait(timeout=60)

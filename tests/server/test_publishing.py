@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from splitfrozen.errors import CODES
 from splitfrozen.manifest import BaseModel
 from tests.server.conftest import CUT, FILES
 from tests.server.stack import ServerProcess, enrol, stored
-from tests.tiny_models import write_tiny_model
 
 WriteBundle = Callable[..., str]
 
@@ -147,7 +147,7 @@ def test_remote_code_needs_the_operator(server: ServerProcess, tiny_gpt2: Path) 
 def test_same_model_again_is_fine_and_another_under_its_name_is_not(
     server: ServerProcess, tiny_gpt2: Path, tmp_path: Path
 ) -> None:
-    other = write_tiny_model("gpt2", tmp_path / "other", seed=1)
+    other = shutil.copytree(tiny_gpt2, tmp_path / "other")
     with server.client() as admin:
         same = admin.post("/v1/base_models", json={"name": "tiny", "source": str(tiny_gpt2)})
         taken = admin.post("/v1/base_models", json={"name": "tiny", "source": str(other)})

@@ -50,19 +50,34 @@ def shard_rows(data_dir: Path) -> set[str]:
 def test_kills_during_uploads_lose_nothing_acknowledged(
     serve: Serve, data_dir: Path, bundle: str
 ) -> None:
+    kill_during_uploads(serve, data_dir, bundle, kills=3, seed=0)
+
+
+@pytest.mark.long
+def test_hundred_kills_during_uploads_lose_nothing_acknowledged(
+    serve: Serve, data_dir: Path, bundle: str
+) -> None:
+    kill_during_uploads(serve, data_dir, bundle, kills=100, seed=1)
+
+
+def kill_during_uploads(
+    serve: Serve, data_dir: Path, bundle: str, *, kills: int, seed: int
+) -> None:
+    """Four uploaders, SIGKILL at a random moment, restart, compare; again and again."""
     server = serve()
     dataset, token = create_dataset(server, "killed")["id"], enrol(server)["token"]
     acknowledged: set[str] = set()
-    for kill in range(4):
+    moments = random.Random(seed)
+    for kill in range(kills):
         threads = [
-            Uploader(server, token, Maker(bundle, dataset), (4 * kill + n) * 1_000_000)
+            Uploader(server, token, Maker(bundle, dataset), (4 * kill + n) * 100_000)
             for n in range(4)
         ]
         for thread in threads:
             thread.start()
         while not all(thread.acknowledged for thread in threads):
             time.sleep(0.01)
-        time.sleep(random.Random(kill).uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.3))
         server.kill()
         for thread in threads:
             thread.join()
@@ -131,11 +146,3 @@ def test_recovery_sweeps_leftovers_and_reports_what_is_missing(
     assert blob_digests(data_dir) == set(digests[1:])
     assert [path.name for path in (data_dir / "bundles").iterdir()] == [bundle]
     assert any("LOST" in line and digests[0] in line for line in serve().lines)
-
-
-@pytest.mark.long
-def test_two_hundred_kills_lose_nothing_acknowledged(
-    serve: Serve, data_dir: Path, bundle: str
-) -> None:
-    for _ in range(50):
-        test_kills_during_uploads_lose_nothing_acknowledged(serve, data_dir, bundle)

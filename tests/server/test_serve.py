@@ -45,8 +45,7 @@ def test_every_answer_names_the_protocol(server: ServerProcess) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_server_cleanly(serve: Serve, number: int) -> None:
     server = serve()
-    server.process.send_signal(number)
-    assert server.process.wait(30) == 0
+    assert server.stop(number) == 0
     assert not list((server.data_dir / "run").iterdir())
 
 
@@ -59,8 +58,8 @@ def test_stale_sockets_of_a_killed_server_do_not_hinder(serve: Serve) -> None:
     assert httpx.get(f"{second.url}/health").status_code == 200
 
 
-def test_control_socket_is_for_its_user_only(serve: Serve) -> None:
-    run = serve().data_dir / "run"
+def test_control_socket_is_for_its_user_only(server: ServerProcess) -> None:
+    run = server.data_dir / "run"
     assert stat.S_IMODE(run.stat().st_mode) == 0o700
     assert stat.S_IMODE((run / "control.sock").stat().st_mode) == 0o600
 
@@ -72,9 +71,8 @@ def test_data_directory_too_deep_for_a_socket_works(tmp_path: Path) -> None:
     assert server.stop() == 0
 
 
-def test_second_server_on_the_same_data_is_refused(serve: Serve) -> None:
-    data_dir = serve().data_dir
-    second = run_command("serve", "--data-dir", str(data_dir), "--port", "0", "--no-worker")
+def test_second_server_on_the_same_data_is_refused(server: ServerProcess) -> None:
+    second = run_command("serve", "--data-dir", str(server.data_dir), "--port", "0", "--no-worker")
     assert second.returncode == 1 and "another server is using" in second.stderr
 
 
@@ -92,9 +90,9 @@ def test_address_beyond_loopback_needs_tls_or_consent(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_consent_to_plain_http_warns_at_every_start(tmp_path: Path) -> None:
+def test_consent_to_plain_http_warns_at_every_start(serve: Serve) -> None:
     for _ in range(2):
-        server = ServerProcess(tmp_path / "s", "--host", "0.0.0.0", "--allow-plain-http")
+        server = serve("--host", "0.0.0.0", "--allow-plain-http")
         assert any("WARNING: plain HTTP" in line for line in server.lines)
         server.stop()
 
@@ -119,6 +117,12 @@ def test_tls_key_without_certificate_is_wrong_usage(tmp_path: Path) -> None:
     _, key = _certificate(tmp_path)
     found = run_command("serve", "--data-dir", str(tmp_path / "s"), "--tls-key", str(key))
     assert found.returncode == 2 and "go together" in found.stderr
+
+
+def test_bundle_that_cannot_be_registered_ends_the_start_with_its_code(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    found = run_command("serve", "--data-dir", str(tmp_path / "s"), "--bundle", str(tmp_path / "b"))
+    assert found.returncode == 1 and "[missing_file]" in found.stderr
 
 
 def test_worker_is_restarted_when_it_dies_and_ends_with_the_server(serve: Serve) -> None:

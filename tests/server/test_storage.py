@@ -6,6 +6,7 @@ import errno
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def test_no_free_slot_is_429_and_a_slow_body_is_503(
     server = serve()
     dataset, token = create_dataset(server, "slots")["id"], enrol(server)["token"]
     server.stop()
-    config = ServerConfig(data_dir=data_dir, upload_slots=1, slot_wait=0.2, body_timeout=2.0)
+    config = ServerConfig(data_dir=data_dir, upload_slots=1, slot_wait=0.2, body_timeout=5.0)
     body = Maker(corner.make.bundle, dataset).body(1)
     with InThread(config) as running:
         headers = {"Authorization": f"Bearer {token}"}
@@ -136,13 +137,21 @@ def test_no_free_slot_is_429_and_a_slow_body_is_503(
         with socket.create_connection((host, port)) as slow:
             slow.sendall(_head(dataset, token, len(body)) + body[:10])
             with httpx.Client(base_url=running.url, headers=headers) as client:
+                wait_for_busy_slot(client)
                 busy = put(client, dataset, body)
-                answer = slow.recv(4096)
+                answer = slow.makefile("rb").read()
                 later = put(client, dataset, body)
     assert (busy.status_code, busy.json()["error"]["code"]) == (429, "rate_limited")
     assert busy.headers["Retry-After"] == "1"
     assert answer.startswith(b"HTTP/1.1 503") and b'"unavailable"' in answer
     assert later.status_code == 201
+
+
+def wait_for_busy_slot(client: httpx.Client) -> None:
+    deadline = time.monotonic() + 30
+    while "splitfrozen_shard_bodies_in_memory 1.0" not in client.get("/metrics").text:
+        assert time.monotonic() < deadline, "the slow upload never got its slot"
+        time.sleep(0.01)
 
 
 def test_json_body_over_the_limit_is_refused_declared_or_not(corner: Corner) -> None:
@@ -158,5 +167,5 @@ def _head(dataset: str, token: str, size: int) -> bytes:
     path = f"/v1/activation_datasets/{dataset}/shards/{'0' * 64}"
     return (
         f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Length: {size}\r\n\r\n"
+        f"Content-Length: {size}\r\nConnection: close\r\n\r\n"
     ).encode()

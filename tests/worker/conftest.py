@@ -25,15 +25,15 @@ def llama(tiny_model: Callable[[str], Path]) -> ShardMaker:
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a server of its own for one model; it is stopped at the end of the test."""
     started: list[Server] = []
 
-    def start(model: Path) -> Server:
+    def start(model: Path, *options: str) -> Server:
         server = Server(tmp_path / f"state{len(started)}")
         server.add_model(model)
         started.append(server)
-        return server.start()
+        return server.start(*options)
 
     yield start
     for server in started:

@@ -49,12 +49,12 @@ class Server:
         database.write_sync(lambda session: _insert_model(session, path, name, bundle))
         database.close()
 
-    def start(self) -> Server:
+    def start(self, *options: str) -> Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(Path(sys.executable).parent / "splitfrozen-server", "serve"),
-                    *("--data-dir", str(self.data_dir), "--port", str(self.port)),
+                    *("--data-dir", str(self.data_dir), "--port", str(self.port), *options),
                 ],
                 stdout=log,
                 stderr=log,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import time
 from collections.abc import Callable
@@ -9,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from splitfrozen_server.worker.control_client import ControlClient
+from splitfrozen_server.worker.loop import work_forever
+from splitfrozen_server.worker.turns import Turns
+from splitfrozen_server.worker.workspace import Workspace
 from tests.worker.server import Server
 from tests.worker.shards import ShardMaker, push_examples
 
@@ -40,38 +46,74 @@ def check(server: Server, job_id: str, undisturbed: dict[str, Any]) -> None:
     assert server.losses(job_id) == undisturbed["losses"]
 
 
-def test_killing_the_worker_changes_nothing(
-    start_server: Callable[[Path], Server],
+def test_a_worker_killed_at_random_moments_changes_nothing(
+    start_server: Callable[..., Server],
     tiny_model: Callable[[str], Path],
     bert: ShardMaker,
     undisturbed: dict[str, Any],
+    *,
+    kills: int = 8,
 ) -> None:
-    server = start_server(tiny_model("bert"))
-    job = start_job(server, bert)
+    server = start_server(tiny_model("bert"), "--no-worker")
     chance = random.Random(1)
-    total = len(undisturbed["losses"])
-    for part in (0.1, 0.5, 0.9):
-        step = int(part * total)
-        server.wait(lambda step=step: is_over_or_past(server, job, step), f"step {step}")
-        time.sleep(chance.uniform(0, 0.05))
-        server.kill_worker()
-    check(server, job, undisturbed)
+    with Workers(server) as workers:
+        job = start_job(server, bert)
+        for _ in range(kills):
+            workers.start()
+            seen = server.job(job)["steps_completed"]
+            server.wait(lambda seen=seen: is_over_or_past(server, job, seen + 1), "a new step")
+            time.sleep(chance.uniform(0, 0.1))
+            workers.kill()
+        workers.start()
+        check(server, job, undisturbed)
     assert any("Going on from the checkpoint" in text for text in server.messages(job))
 
 
-def test_killing_the_server_changes_nothing(
-    start_server: Callable[[Path], Server],
+def test_killing_the_server_and_its_worker_changes_nothing(
+    start_server: Callable[..., Server],
     tiny_model: Callable[[str], Path],
     bert: ShardMaker,
     undisturbed: dict[str, Any],
 ) -> None:
     server = start_server(tiny_model("bert"))
     job = start_job(server, bert)
-    for step in (5, 30):
-        server.wait(lambda step=step: is_over_or_past(server, job, step), f"step {step}")
-        server.kill()
-        server.start()
+    server.wait(lambda: is_over_or_past(server, job, 5), "step 5")
+    server.kill_worker()
+    server.wait(lambda: is_over_or_past(server, job, 20), "step 20")
+    server.kill()
+    server.start()
     check(server, job, undisturbed)
+
+
+class Workers:
+    """Workers of a server that runs none, forked from a process that has imported torch."""
+
+    def __init__(self, server: Server) -> None:
+        self._arguments = (server.data_dir, server.data_dir / "run" / "control.sock")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["tests.worker.test_kills"])
+        self._process: Any = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        self._process = self._context.Process(target=work, args=self._arguments)
+        self._process.start()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def work(data_dir: Path, control_socket: Path) -> None:
+    """What the worker process does, without inference."""
+    torch.set_num_threads(1)
+    control = ControlClient(control_socket, "worker-0")
+    work_forever(control, Workspace(data_dir / "worker"), Turns())
 
 
 def is_over_or_past(server: Server, job_id: str, step: int) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import click
@@ -23,6 +24,8 @@ def main(data_dir: Path, control_socket: Path, worker_socket: Path, threads: int
     """Run until the server that started this process ends."""
     logging.basicConfig(level=logging.INFO, format="worker: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # PEFT uses names that Transformers will drop: nothing an operator could act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     _end_with_parent(os.getppid())
     # cuBLAS is deterministic only with a workspace of fixed size, chosen before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -39,7 +42,7 @@ def main(data_dir: Path, control_socket: Path, worker_socket: Path, threads: int
     if threads is not None:
         torch.set_num_threads(threads)
     if torch.cuda.is_available():
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
     turns = Turns()
     serve_in_thread(worker_socket, turns)
     control = ControlClient(control_socket, WORKER_NAME)

@@ -12,6 +12,7 @@ from splitfrozen_server.worker.trainer import StepMetrics
 
 FLUSH_EVERY = 0.5  # seconds
 FLUSH_AT = 100  # events
+ALIVE_EVERY = 15.0  # seconds; without events a report still keeps the lease
 
 
 class Reporter:
@@ -58,8 +59,7 @@ class Reporter:
     def flush(self, steps: int, *, trained_tokens: int, force: bool) -> None:
         """Send what is there; without `force` only when enough has gathered or time has passed."""
         now = time.monotonic()
-        due = len(self._events) >= FLUSH_AT or now - self._sent >= FLUSH_EVERY
-        if not force and not due:
+        if not force and not self._is_due(now - self._sent):
             return
         progress = {
             "steps_completed": steps,
@@ -69,6 +69,11 @@ class Reporter:
         self.status = self._control.report(self._job, self._events, progress)
         self._events = []
         self._sent = now
+
+    def _is_due(self, age: float) -> bool:
+        if len(self._events) >= FLUSH_AT or age >= ALIVE_EVERY:
+            return True
+        return bool(self._events) and age >= FLUSH_EVERY
 
     def _add(self, key: str, kind: str, text: str, level: str, data: dict[str, Any]) -> None:
         self._events.append(

@@ -66,6 +66,7 @@ class JobRun:
         self.state = TrainState(
             self.adapted.model, job.task, self.settings.seed, self.settings.optimizer
         )
+        self.idle_step = -1  # where waiting was last reported
         self.progress = saved.restore(self.directory, self.adapted, self.state, job.admissions)
 
     def run(self) -> None:
@@ -183,23 +184,30 @@ class JobRun:
         return found
 
     def _wait(self, newest: int, *, others: bool) -> None:
-        text = "All that may be trained before the seal is done: waiting for shards or the seal"
-        self.reporter.message(f"idle:{self.state.steps}", text)
-        self._tell(force=True)
+        if self.idle_step != self.state.steps:
+            self.idle_step = self.state.steps
+            text = "All that may be trained before the seal is done: waiting for shards or the seal"
+            self.reporter.message(f"idle:{self.idle_step}", text)
+        self._tell(force=False)
         if others:
             raise StoppedError(idle_sequence=newest)
         time.sleep(POLL)
 
     def _save(self) -> None:
+        # Events first: steps before a checkpoint are never made again, nor are their events.
+        self._report(force=True)
         base = public_name(self.job.model)
         name = saved.save(self.directory, self.adapted, self.state, self.progress, base)
         self.control.checkpoint(self.job, self.state.steps, name, self.progress.metrics())
 
     def _tell(self, *, force: bool) -> None:
+        self._report(force=force)
+        self._obey(self.reporter.status)
+
+    def _report(self, *, force: bool) -> None:
         self.reporter.flush(
             self.state.steps, trained_tokens=self.progress.trained_tokens, force=force
         )
-        self._obey(self.reporter.status)
 
     def _obey(self, status: str) -> None:
         if status != "running":

@@ -18,6 +18,11 @@ class Turns:
         self._busy = False
         self._requests = 0
 
+    @property
+    def requests_waiting(self) -> int:
+        with self._changed:
+            return self._requests
+
     @contextmanager
     def request(self) -> Iterator[None]:
         """Hold the turn for one inference request."""
