@@ -143,9 +143,10 @@ def build_graph(plan: Plan, directory: Path, on_step: OnStep) -> Built:
     segment = load_device_segment(plan.source, request.cut)
     on_step(STEPS[3])
     model = export_graph(segment, opset=request.opset)
-    width = channels(model)
+    opset, width = opset_of(model), channels(model)
     coverage = finish_graph(model, segment, precision=request.precision, wire=request.wire)
     save_graph(model, directory)
+    del model  # its weights are on the disk now
     on_step(STEPS[4])
     report = verify(
         graph_in(directory),
@@ -155,7 +156,7 @@ def build_graph(plan: Plan, directory: Path, on_step: OnStep) -> Built:
         causal=plan.blueprint.causal,
     )
     judge(report, request)
-    return Built(opset_of(model), width, coverage, report)
+    return Built(opset, width, coverage, report)
 
 
 def finish_graph(model: ir.Model, segment: DeviceSegment, *, precision: str, wire: str) -> Coverage:

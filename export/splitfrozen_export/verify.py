@@ -6,7 +6,8 @@ over real tokens only; what a graph answers on padding has no meaning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from splitfrozen.errors import SplitFrozenError
 from splitfrozen.graph import ATTENTION_MASK, DEVICE_GRAPH, INPUT_IDS
 
 Ids = Sequence[int]
@@ -65,12 +67,16 @@ def verify(
 
 
 def open_session(graph: Path) -> ort.InferenceSession:
-    """Load a graph and its external data on one thread of the CPU."""
+    """Load a graph and its external data on one thread of the CPU.
+
+    Raises SplitFrozenError `check_failed` when ONNX Runtime cannot.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    with _runtime_errors():
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def graph_in(directory: Path) -> Path:
@@ -86,9 +92,13 @@ def sample_batches(rows: Sequence[Ids], max_length: int) -> list[list[Ids]]:
 
 
 def run_graph(session: ort.InferenceSession, batch: Sequence[Ids]) -> Outputs:
-    """All outputs for a batch, padded on the right with id 0."""
+    """All outputs for a batch, padded on the right with id 0.
+
+    Raises SplitFrozenError `check_failed` when ONNX Runtime cannot run the graph on it.
+    """
     ids, mask = _pad(batch)
-    outputs: Outputs = session.run(None, {INPUT_IDS: ids, ATTENTION_MASK: mask})
+    with _runtime_errors():
+        outputs: Outputs = session.run(None, {INPUT_IDS: ids, ATTENTION_MASK: mask})
     return outputs
 
 
@@ -109,6 +119,17 @@ def later_token_difference(session: ort.InferenceSession, batch: Sequence[Ids]) 
         whole = [output[0] for output in run_graph(session, [ids])]
         largest = max(largest, _difference(whole, run_graph(session, [ids[:half]]), half))
     return largest
+
+
+@contextmanager
+def _runtime_errors() -> Iterator[None]:
+    """ONNX Runtime has a class for each of its status codes and no base class but Exception."""
+    try:
+        yield
+    except Exception as error:
+        raise SplitFrozenError(
+            "check_failed", f"ONNX Runtime cannot run the graph (another --opset may help): {error}"
+        ) from error
 
 
 def _difference(whole: Outputs, alone: Outputs, tokens: int) -> float:

@@ -93,7 +93,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     """Read a manifest; ManifestError names the field that is wrong."""
     try:
         document = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
         raise ManifestError("bad_manifest", f"{MANIFEST_NAME} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ManifestError("bad_manifest", f"{MANIFEST_NAME} is not a JSON object")

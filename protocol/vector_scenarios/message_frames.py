@@ -70,6 +70,7 @@ def bad_frames() -> Iterator[tuple[str, Vector]]:
         "bad_header_nan": b'{"__metadata__":NaN}',
         "bad_header_not_ascii": '{"é":1}'.encode(),
         "bad_header_nested": b"[" * 5000,
+        "bad_header_long_integer": b'{"a":' + b"1" * 5000 + b"}",
     }.items():
         code = "bad_metadata" if name.endswith("nan") else "bad_header"
         yield name, bad(code, name.replace("_", " "), struct.pack("<Q", len(text)) + text)

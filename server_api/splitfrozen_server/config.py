@@ -29,6 +29,7 @@ class ServerConfig:
     max_ratio: int = 64  # uncompressed bytes per compressed byte, above 1 MiB
     max_request: int = 1 << 20  # of any other request body
     upload_slots: int = 16  # shard bodies in memory at once
+    inference_slots: int = 16  # bodies that wait for the worker at once; uploads keep their own
     slot_wait: float = 5.0  # until a shard without a slot is answered 429
     body_timeout: float = 60.0  # for a whole shard body to arrive
     keep_free: int = 64 << 20  # disk that uploads leave to the database and to training

@@ -60,10 +60,7 @@ def decode_body(
         raise RefusedError(
             "digest_mismatch", f"the body has SHA-256 {found[:12]}…, the URL says {expected[:12]}…"
         )
-    try:
-        return body, decode(body)
-    except ValueError as error:  # e.g. an integer of more digits than Python reads
-        raise WireError("bad_header", f"the header cannot be read: {error}") from None
+    return body, decode(body)
 
 
 def decompress(raw: bytes, encoding: str, limits: Limits) -> bytes:

@@ -29,10 +29,12 @@ class Services:
     prefix_digests: PrefixDigests = field(default_factory=PrefixDigests)
     worker_state: str = "not started"  # for /ready: running | restarting | disabled
     upload_slots: asyncio.Semaphore = field(init=False)  # one for each shard body in memory
+    inference_slots: asyncio.Semaphore = field(init=False)  # one for each body at the worker
     digest_locks: KeyedLocks = field(default_factory=KeyedLocks)  # one upload of a digest at once
 
     def __post_init__(self) -> None:
         self.upload_slots = asyncio.Semaphore(self.config.upload_slots)
+        self.inference_slots = asyncio.Semaphore(self.config.inference_slots)
 
     async def close(self) -> None:
         """Finish writes and close connections."""

@@ -18,9 +18,9 @@ from splitfrozen_server.services import Services
 
 @asynccontextmanager
 async def receive_shard(
-    request: Request, services: Services, *, expected: str | None
+    request: Request, services: Services, slots: asyncio.Semaphore, *, expected: str | None
 ) -> AsyncIterator[tuple[bytes, Shard]]:
-    """Read, decompress and decode the body of `request`; it holds one upload slot meanwhile.
+    """Read, decompress and decode the body of `request`; it holds one of `slots` meanwhile.
 
     `expected` is the SHA-256 that the URL declares, None where it declares none. Raises WireError
     for a bad body, RefusedError `digest_mismatch`, `rate_limited`, `insufficient_storage`.
@@ -29,7 +29,7 @@ async def receive_shard(
     check_encoding(encoding)
     limits = Limits(services.config.max_body, services.config.max_ratio)
     _check_declared_size(request, limits)
-    async with _slot(services):
+    async with _slot(services, slots):
         raw = await _read(request, services.config, limits)
         yield await asyncio.to_thread(decode_body, raw, encoding, limits, expected)
 
@@ -44,14 +44,13 @@ def check_space(config: ServerConfig) -> None:
 
 
 @asynccontextmanager
-async def _slot(services: Services) -> AsyncIterator[None]:
-    slots = services.upload_slots
+async def _slot(services: Services, slots: asyncio.Semaphore) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(services.config.slot_wait):
             await slots.acquire()
     except TimeoutError:
         raise RefusedError(
-            "rate_limited", f"{services.config.upload_slots} shards are being received; wait"
+            "rate_limited", "too many bodies are being received and answered; wait"
         ) from None
     services.metrics.bodies.inc()
     try:

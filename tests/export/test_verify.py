@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from splitfrozen import SplitFrozenError
 from splitfrozen_export.verify import Report, sample_batches, verify
 from tests.export.invariance import ragged
 from tests.export.text_graphs import normal, parse
@@ -70,6 +71,13 @@ def test_a_look_ahead_shows_as_a_difference_by_later_tokens(tmp_path: Path) -> N
     report = compare(tmp_path, body, axis=np.array(1), f=np.array(0.1, np.float32))
     assert report.later_token_difference is not None
     assert report.later_token_difference > 0.01
+
+
+def test_a_graph_that_does_not_run_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    body = "x = Gather(table, input_ids)\n hidden = Reshape(x, shape)"
+    with pytest.raises(SplitFrozenError, match=r"cannot run the graph .* Reshape") as failed:
+        compare(tmp_path, body, shape=np.array([1, 7, 16]))
+    assert failed.value.code == "check_failed"
 
 
 def test_a_long_example_is_made_of_short_ones_and_keeps_to_the_limit() -> None:

@@ -105,7 +105,8 @@ async def _receive(
     check_space(services.config)
     if caller.device_id is None:
         raise RefusedError("forbidden", "the token belongs to no device")
-    async with receive_shard(request, services, expected=sha256) as (body, shard):
+    slots = services.upload_slots
+    async with receive_shard(request, services, slots, expected=sha256) as (body, shard):
         arrival = Arrival(caller.tenant_id, dataset, caller.device_id, sha256, len(body), shard)
         return await store(services, arrival, body)
 

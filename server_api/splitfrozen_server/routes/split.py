@@ -65,7 +65,8 @@ async def classify(
         raise RefusedError(
             "model_not_ready", f"{target.name} generates text, it does not classify", param="model"
         )
-    async with receive_shard(request, services, expected=None) as (body, shard):
+    slots = services.inference_slots
+    async with receive_shard(request, services, slots, expected=None) as (body, shard):
         await services.database.read(lambda s: _check(s, identity.tenant_id, shard, target))
         answer = await _ask_worker(services, target, body)
     return {
