@@ -57,6 +57,8 @@ def _command(method: str, plan: Plan, main_job: MainJob) -> list[str]:
     command += ["--model", plan.model, "--cut", str(settings.cut)]
     command += ["--data", str(plan.training_file), "--heldout", str(plan.held_out_file)]
     command += ["--epochs", str(settings.epochs), "--seed", str(settings.seed)]
-    command += ["--schedule", settings.schedule, "--learning-rate", str(main_job.learning_rate)]
+    command += ["--learning-rate", str(main_job.learning_rate)]
     command += ["--max-length", str(main_job.bundle.max_length)]
-    return command + (["--devices", str(settings.devices)] if method == "fedlora" else [])
+    if method == "fedlora":  # with the schedule that suits it
+        return [*command, "--devices", str(settings.devices)]
+    return [*command, "--schedule", settings.schedule]

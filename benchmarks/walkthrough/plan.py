@@ -16,7 +16,7 @@ MARK = "splitfrozen-demo"  # a file that says: this directory may be replaced
 
 @dataclass(frozen=True)
 class Settings:
-    """Numbers of the run; the server and both baselines get the same ones."""
+    """Numbers of the run; the server and the baselines get the same ones."""
 
     cut: int
     devices: int = 5

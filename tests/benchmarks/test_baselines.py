@@ -126,3 +126,12 @@ def test_the_command_ends_with_one_json_object(tiny_model: TinyModel, tmp_path: 
     assert outcome["method"] == "fedlora"
     assert len(outcome["bytes_up"]) == 3
     assert ended.stderr == ""
+
+
+def test_a_data_file_without_labels_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "x"}\n')
+    command = [sys.executable, "-m", "benchmarks.baselines.centralised"]
+    command += ["--model", "unused", "--data", str(tmp_path / "data.jsonl")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "needs text and label" in ended.stderr

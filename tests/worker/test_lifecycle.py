@@ -34,7 +34,8 @@ def test_a_job_waits_for_its_start_conditions(server: Server, bert: ShardMaker) 
 
     server.wait(lambda: waits_for("32 of 40 examples; 1 of 2 devices"), "it waits for both")
     assert server.job(job)["status"] == "queued"
-    assert any("16 of 18 examples of 'down'" in text for text in server.messages(job))
+    assert waits_for("16 of 18 examples of 'down'")
+    assert any(text.startswith("Waiting for training data") for text in server.messages(job))
     push_examples(server, bert, dataset, 16, name="b", device="pi-2")
     server.wait(lambda: server.job(job)["status"] == "running", "it runs")
     server.seal(dataset)
