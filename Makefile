@@ -9,6 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Two test processes with one thread each: the suites are sized for two cores.
+TWO_CORES := OMP_NUM_THREADS=1
+SPREAD := -n 2 --dist loadfile
+
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -23,10 +27,10 @@ demo: $(STAMP) ## the main job end to end with real weights: MODEL=... DATA=... 
 	$(BIN)/python -m benchmarks.demo $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(STAMP) ## every test of every part
-	$(BIN)/pytest -m "not long" $(ARGS)
+	$(TWO_CORES) $(BIN)/pytest $(SPREAD) -m "not long" $(ARGS)
 
 test-long: $(STAMP) ## minutes each: many kills, other environments, fuzzing
-	$(BIN)/pytest -m long $(ARGS)
+	$(TWO_CORES) $(BIN)/pytest $(SPREAD) -m long $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import rules, vectors and documents up to date
 	$(BIN)/ruff check .

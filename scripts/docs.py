@@ -2,7 +2,7 @@
 
 A generated part stands between two comment lines that name this file. What is generated: the table
 of error codes in the SPEC, the help of every command in docs/cli.md. What is only checked: that the
-tree in the README names every top-level folder and every file of the packages' folders' READMEs.
+tree in the README names what exists, and every top-level folder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import click
 from splitfrozen.errors import CODES
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "splitfrozen-export": "splitfrozen_export.cli",
-    "splitfrozen-edge": "splitfrozen_edge.cli",
-    "splitfrozen-server": "splitfrozen_server.cli",
+COMMANDS = {  # program -> module and the click command in it
+    "splitfrozen-export": ("splitfrozen_export.cli", "export_command"),
+    "splitfrozen-edge": ("splitfrozen_edge.cli", "main"),
+    "splitfrozen-server": ("splitfrozen_server.cli", "cli"),
 }
 
 
@@ -37,8 +37,8 @@ def code_table() -> str:
 
 def command_help() -> str:
     parts: list[str] = []
-    for program, module in COMMANDS.items():
-        command = importlib.import_module(module).main
+    for program, (module, name) in COMMANDS.items():
+        command = getattr(importlib.import_module(module), name)
         parts.extend(_help_of(command, program))
     return "\n".join(parts)
 
