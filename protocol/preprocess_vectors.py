@@ -24,6 +24,10 @@ CHAT = (
     "{% if m.role[0] == 'a' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
+MARKED = CHAT.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
+CLOCK = CHAT.replace(
+    "{{ m.content }}", "{{ m.content if strftime_now('%d %b %Y') == '01 Jan 2026' }}"
+)
 FICKLE = "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}"
 
 
@@ -277,6 +281,33 @@ def chat_vectors() -> dict[str, Vector]:
             [no, no, no, 8, 1],
             chat_template=CHAT,
             max_length=5,
+        ),
+        "messages_generation": generate(
+            "generation tags mark, they write nothing",
+            talk,
+            ids,
+            [no] * 9 + [8, 1],
+            chat_template=MARKED,
+        ),
+        "messages_clock": generate(
+            "it is always 1 January 2026",
+            talk,
+            ids,
+            [no] * 9 + [8, 1],
+            chat_template=CLOCK,
+        ),
+        "text_broken_template": generate(
+            "a row without messages needs no template",
+            {"text": "xyz"},
+            [0, 8, 6, 1],
+            [no, 8, 6, 1],
+            chat_template="{% broken",
+        ),
+        "messages_broken_template": refused(
+            generate("not a template", talk, [], [], chat_template="{% broken")
+        ),
+        "messages_huge": refused(
+            generate("bounded", talk, [], [], chat_template="{{ 'x' * 10**9 }}")
         ),
         "messages_no_template": refused(generate("the model has none", talk, [], [])),
         "messages_fickle": refused(

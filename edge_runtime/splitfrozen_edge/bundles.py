@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from splitfrozen.errors import ManifestError
 from splitfrozen.manifest import MANIFEST_NAME, FileEntry, Manifest, bundle_id, parse_manifest
 from splitfrozen_edge.client import Client
 from splitfrozen_edge.outbox import Outbox
+from splitfrozen_edge.refusals import TransientError
 from splitfrozen_edge.state import StateDirectory, StateError, sync_directory
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -33,13 +37,23 @@ class BundleStore:
             return self._read(Path(wanted))
         if not _ID.fullmatch(wanted):
             raise StateError(f"--bundle {wanted}: neither a directory nor a bundle id of 64 digits")
+        own = (self._state.bundles / wanted).resolve()
         for known, directory in self._outbox.bundles():
-            if known == wanted and (directory / MANIFEST_NAME).is_file():
+            elsewhere = known == wanted and directory != own
+            if elsewhere and (directory / MANIFEST_NAME).is_file():
                 return self._read(directory, wanted)
-        directory = self._state.bundles / wanted
-        if not directory.is_dir():
+        return self._open_own(wanted, own)
+
+    def _open_own(self, wanted: str, directory: Path) -> Bundle:
+        """A bundle of the state directory, which is fetched again if it is damaged."""
+        with _locked(directory):
+            if directory.is_dir():
+                try:
+                    return self._read(directory, wanted)
+                except ManifestError:
+                    shutil.rmtree(directory)
             download(self._client, wanted, directory)
-        return self._read(directory, wanted)
+            return self._read(directory, wanted)
 
     def find(self, base_model: str, cut: int) -> Bundle:
         """A published bundle for a base model and cut: one that is here, or the preferred one."""
@@ -70,6 +84,15 @@ class BundleStore:
 def _preference(item: dict[str, Any]) -> tuple[bool, float, str]:
     """int8 before the rest, then the newest."""
     return item.get("precision") == "int8", float(item.get("created_at") or 0), str(item["id"])
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a bundle's place; another process that wants to fetch it waits for this one."""
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with directory.with_name(f".{directory.name}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def download(client: Client, bundle: str, directory: Path) -> None:
@@ -114,15 +137,28 @@ def _fetch_verified(client: Client, bundle: str, path: Path, entry: FileEntry) -
 def _fetch(client: Client, bundle: str, path: Path, limit: int) -> None:
     """Append to `path` until the server has no more; more than `limit` bytes is an error."""
 
+    best = _size(path)
+
     def attempt() -> None:
-        offset = path.stat().st_size if path.exists() else 0
+        nonlocal best
+        offset = _size(path)
         if offset and offset == limit:
             return
         offset = 0 if offset > limit else offset
-        with client.download(bundle, path.name, offset) as (start, chunks):
-            _append(path, start, chunks, limit)
+        try:
+            with client.download(bundle, path.name, offset) as (start, chunks):
+                _append(path, start, chunks, limit)
+        except TransientError as error:
+            # A server without ranges sends the same start again: that is no progress.
+            error.progressed = _size(path) > best
+            best = max(best, _size(path))
+            raise
 
     client.retrying(attempt)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _append(path: Path, start: int, chunks: Iterator[bytes], limit: int) -> None:

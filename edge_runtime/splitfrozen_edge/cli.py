@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import platform
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
 from splitfrozen_edge.exits import EXIT_CODES, Program
 from splitfrozen_edge.options import (
-    DEFAULT_STATE,
+    find_state,
     format_option,
     model_options,
     retry_option,
     state_option,
 )
+from splitfrozen_edge.queue_commands import queue
 from splitfrozen_edge.state import Enrolment, StateDirectory, StateError
 
 if TYPE_CHECKING:
     from splitfrozen_edge.client import Client
     from splitfrozen_edge.predict import Prediction
     from splitfrozen_edge.rows import Row
-
-_LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
 
 
 @click.group(cls=Program, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
@@ -73,7 +74,7 @@ def enroll(
     retry_for: float,
 ) -> None:
     """Make this device known to a server and keep its token (mode 0600)."""
-    state = _state(context, state_dir)
+    state = find_state(context, state_dir)
     _check_server(state, server, force=force)
     who = Enrolment(server, "", name, token, str(ca_file) if ca_file else None)
     client = _client(who, retry_for, threading.Event())
@@ -139,7 +140,7 @@ def push(
         labels=tuple(name.strip() for name in labels.split(",")) if labels else (),
         **rest,
     )
-    state = _state(context, state_dir)
+    state = find_state(context, state_dir)
     stop = threading.Event()
     client = _client(state.enrolment(), retry_for, stop)
     try:
@@ -185,12 +186,12 @@ def predict(
     from splitfrozen_edge.predict import PRIVACY_NOTE, choose_model_bundle, classify
 
     rows = _texts(texts, data, fields)
-    state = _state(context, state_dir)
+    state = find_state(context, state_dir)
     client = _client(state.enrolment(), retry_for, threading.Event())
     outbox = state.outbox()
     try:
         chosen = choose_model_bundle(bundle, model, BundleStore(state, outbox, client), client)
-        found = classify(rows, model, chosen, client, wire=wire, threads=threads)
+        found = classify(rows, model, chosen, client, wire=wire, threads=threads, warn=_warn)
     finally:
         outbox.close()
         client.close()
@@ -206,13 +207,11 @@ def status(context: click.Context, *, state_dir: Path | None, form: str) -> None
     """Show who this device is, what waits in the outbox and which bundles are here."""
     from splitfrozen_edge.status import read_status, status_lines
 
-    found = read_status(_state(context, state_dir))
+    found = read_status(find_state(context, state_dir))
     click.echo(json.dumps(found) if form == "json" else "\n".join(status_lines(found)))
 
 
-def _state(context: click.Context, own: Path | None) -> StateDirectory:
-    """The command's --state-dir, or the group's, or the default."""
-    return StateDirectory((own or context.obj or Path(DEFAULT_STATE)).expanduser())
+main.add_command(queue)
 
 
 def _client(enrolment: Enrolment, retry_for: float, stop: threading.Event) -> Client:
@@ -236,11 +235,19 @@ def _client(enrolment: Enrolment, retry_for: float, stop: threading.Event) -> Cl
 def _check_server(state: StateDirectory, server: str, *, force: bool) -> None:
     if not server.startswith(("http://", "https://")):
         raise StateError(f"--server {server}: needs http:// or https://")
-    if server.startswith("http://") and not server.startswith(_LOOPBACK):
+    if server.startswith("http://") and not _is_loopback(server):
         _warn("plain http: anyone on the way can read the token and the data; use https")
     if state.is_enrolled() and not force:
         old = state.enrolment()
         raise StateError(f"already enrolled as {old.name} at {old.server}; --force replaces that")
+
+
+def _is_loopback(server: str) -> bool:
+    host = urlsplit(server).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _texts(texts: tuple[str, ...], data: Path | None, fields: tuple[str, ...]) -> list[Row]:

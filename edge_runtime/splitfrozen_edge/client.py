@@ -20,8 +20,9 @@ import httpx
 from splitfrozen.errors import RefusedError
 from splitfrozen.wire import PROTOCOL
 from splitfrozen_edge.compression import compress
-from splitfrozen_edge.refusals import TransientError, read_refusal
+from splitfrozen_edge.refusals import GaveUpError, TransientError, read_refusal
 from splitfrozen_edge.retry import RetryPolicy
+from splitfrozen_edge.state import StateError
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -44,19 +45,22 @@ class Client:
         """`wait` sleeps between attempts; a caller that wants to stop early raises from it."""
         self.server = server.rstrip("/")
         self.bytes_up = 0  # content bytes of all shards sent, retries too, as they travelled
-        self._policy = policy or RetryPolicy()
+        self.policy = policy or RetryPolicy()
         self._wait = wait
         verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
-        self._http = httpx.Client(
-            base_url=self.server,
-            verify=verify,
-            timeout=_TIMEOUT,
-            headers={
-                "Authorization": f"Bearer {token}",
-                "SplitFrozen-Protocol": PROTOCOL,
-                "User-Agent": "splitfrozen-edge",
-            },
-        )
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "SplitFrozen-Protocol": PROTOCOL,
+            "User-Agent": "splitfrozen-edge",
+        }
+        try:
+            httpx.URL(self.server).host.encode("idna")  # as a connection would, in all attempts
+            self._http = httpx.Client(
+                base_url=self.server, verify=verify, timeout=_TIMEOUT, headers=headers
+            )
+        except (httpx.InvalidURL, UnicodeError) as error:
+            message = f"no client for the server {self.server}: {error}; check its URL and token"
+            raise StateError(message) from None
 
     def close(self) -> None:
         """Close all connections."""
@@ -104,7 +108,12 @@ class Client:
 
     def model(self, name: str) -> Json | None:
         """A model by name, or None if there is none or this token may not see it."""
-        return self._get_or_none(f"/v1/models/{_part(name)}")
+        try:
+            return self._get_or_none(f"/v1/models/{_part(name)}")
+        except RefusedError as error:
+            if error.code == "forbidden":
+                return None
+            raise
 
     def classify(self, model: str, body: bytes) -> Json:
         """Run the server's half on a shard of task inference."""
@@ -124,35 +133,36 @@ class Client:
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        response = None
         try:
             with self._http.stream("GET", path, headers=headers) as response:
                 if response.status_code not in (200, 206):
                     response.read()
                     _raise_refusal(response)
                 yield (offset if response.status_code == 206 else 0), response.iter_bytes()
-        except httpx.TransportError as error:
-            arrived = response is not None and response.num_bytes_downloaded > 0
-            self._raise_broken(error, progressed=arrived)
+        except httpx.RequestError as error:
+            self._raise_broken(error)
 
     def retrying(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` until it raises no TransientError; RefusedError when patience ends.
 
-        Patience counts the waiting since something last arrived, so that a long transfer over a
-        bad network does not use it up.
+        Patience counts failed attempts and waiting since something last arrived, so that a long
+        transfer over a bad network does not use it up.
         """
-        waited, failures = 0.0, 0
+        spent, failures = 0.0, 0
         while True:
+            started = time.monotonic()
             try:
                 return attempt()
             except TransientError as error:
                 if error.progressed:
-                    waited, failures = 0.0, 0
+                    spent, failures = 0.0, 0
+                else:
+                    spent += time.monotonic() - started
                 failures += 1
-                delay = self._policy.delay(failures, error.retry_after)
-                waited += delay
-                if waited > self._policy.patience:
-                    raise error.failure from None
+                delay = self.policy.delay(failures, error.retry_after)
+                spent += delay
+                if spent > self.policy.patience:
+                    raise GaveUpError(error) from None
             self._wait(delay)
 
     def _get_or_none(self, path: str) -> Json | None:
@@ -160,7 +170,7 @@ class Client:
         try:
             return self.retrying(lambda: self._send(request))
         except RefusedError as error:
-            if error.code in ("not_found", "forbidden"):
+            if error.code == "not_found":
                 return None
             raise
 
@@ -180,28 +190,30 @@ class Client:
         """One attempt; RefusedError or TransientError."""
         try:
             response = self._http.send(request)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             self._raise_broken(error, idempotent=idempotent)
+        # These two are said before any work; after any other answer it may have been done.
+        again = idempotent or response.status_code in (429, 503)
         if not response.is_success:
-            _raise_refusal(response)
+            _raise_refusal(response, again=again)
         try:
             document = response.json()
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise TransientError(_garbage("the server's answer is not a JSON object"))
+            garbage = _garbage("the server's answer is not a JSON object")
+            raise TransientError(garbage) if again else garbage
         return document
 
-    def _raise_broken(
-        self, error: httpx.TransportError, *, idempotent: bool = True, progressed: bool = False
-    ) -> NoReturn:
+    def _raise_broken(self, error: httpx.RequestError, *, idempotent: bool = True) -> NoReturn:
         reason = str(error) or type(error).__name__
         failure = RefusedError("unavailable", f"cannot reach {self.server}: {reason}")
         certain = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         # A wrong certificate does not mend itself; what may have arrived is not sent twice.
-        if _is_certificate(error) or not (idempotent or certain):
+        final = isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+        if final or _is_certificate(error) or not (idempotent or certain):
             raise failure from error
-        raise TransientError(failure, progressed=progressed) from error
+        raise TransientError(failure) from error
 
 
 def _check_receipt(receipt: Json, digest: str) -> Json:
@@ -215,8 +227,9 @@ def _garbage(message: str) -> RefusedError:
     return RefusedError("unavailable", message)
 
 
-def _raise_refusal(response: httpx.Response) -> NoReturn:
-    raise read_refusal(response.status_code, response.headers, response.content)
+def _raise_refusal(response: httpx.Response, *, again: bool = True) -> NoReturn:
+    found = read_refusal(response.status_code, response.headers, response.content)
+    raise found if again or isinstance(found, RefusedError) else found.failure
 
 
 def _is_certificate(error: BaseException) -> bool:

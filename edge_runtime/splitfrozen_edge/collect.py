@@ -57,10 +57,14 @@ class Piece:
     scale: NDArray[np.float16] | None  # [tokens, ceil(d / 64)]
 
 
-def pad(examples: Sequence[Example], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Right-padded input ids and attention mask, both int64 [batch, longest]."""
+def pad(examples: Sequence[Example]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Right-padded input ids and attention mask, both int64 [batch, longest].
+
+    The id of padding is 0: every vocabulary has it, which a tokenizer's pad token may not be in,
+    and what the graph gives there is never used.
+    """
     width = max(len(example.encoded.ids) for example in examples)
-    ids = np.full((len(examples), width), pad_id, np.int64)
+    ids = np.zeros((len(examples), width), np.int64)
     mask = np.zeros((len(examples), width), np.int64)
     for row, example in enumerate(examples):
         ids[row, : len(example.encoded.ids)] = example.encoded.ids
@@ -73,10 +77,11 @@ def strip(examples: Sequence[Example], outputs: Outputs, header: ShardHeader) ->
 
     Raises QuantizeError `not_finite` with the row's line: such activations never leave the device.
     """
-    return [_piece(row, example, outputs, header) for row, example in enumerate(examples)]
+    return [cut_piece(row, example, outputs, header) for row, example in enumerate(examples)]
 
 
-def _piece(row: int, example: Example, outputs: Outputs, header: ShardHeader) -> Piece:
+def cut_piece(row: int, example: Example, outputs: Outputs, header: ShardHeader) -> Piece:
+    """One example's rows; QuantizeError `not_finite` or `bad_shape`."""
     tokens = len(example.encoded.ids)
     hidden = outputs[HIDDEN][row, :tokens]
     if hidden.shape != (tokens, header.hidden_size):

@@ -72,6 +72,9 @@ class Preparer:
         for row in read_rows(source):
             example: dict[str, Any] = dict(row.fields)
             if "label" in example:
+                if example["label"] not in names:
+                    message = "the file changed while it was read; push it again"
+                    raise DataError(message, path=str(source.path), line=row.line)
                 example["label"] = names[example["label"]]
             first = example_id(self.key, self.header.dataset, example, 0)
             occurrence = seen.get(first, 0)

@@ -34,6 +34,9 @@ def describe(error: BaseException) -> tuple[int, str] | None:
         return USAGE, str(error)
     if isinstance(error, SplitFrozenError):
         return FAILED, f"{error.message} [{error.code}]"
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        message = "the disk is full: free some space; the same command continues"
+        return FAILED, f"{message} (outbox: {error})"
     if isinstance(error, sqlite3.Error):
         return FAILED, f"the outbox cannot be used: {error}"
     if isinstance(error, OSError):

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from splitfrozen_edge.state import StateDirectory
+
 DEFAULT_STATE = "~/.splitfrozen/edge"
 
 
@@ -18,6 +20,11 @@ def state_option(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="SPLITFROZEN_EDGE_HOME",
         help=f"Where this device keeps its token, outbox and bundles  [default: {DEFAULT_STATE}]",
     )(command)
+
+
+def find_state(context: click.Context, own: Path | None) -> StateDirectory:
+    """The command's --state-dir, or the group's, or the default."""
+    return StateDirectory((own or context.obj or Path(DEFAULT_STATE)).expanduser())
 
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:

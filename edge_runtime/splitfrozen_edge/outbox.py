@@ -23,6 +23,7 @@ from pathlib import Path
 
 VERSION = 1
 
+# `body` stands last, and the index holds what is summed: counting must not read megabytes.
 _SCHEMA = """
 CREATE TABLE datasets (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, bundle TEXT NOT NULL
@@ -35,13 +36,13 @@ CREATE TABLE shards (
     dataset TEXT NOT NULL,
     digest TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL CHECK (state IN ('queued', 'acked', 'replaced')),
-    body BLOB CHECK ((body IS NULL) = (state <> 'queued')),
     size INTEGER NOT NULL,
     examples INTEGER NOT NULL,
     tokens INTEGER NOT NULL,
-    created_at REAL NOT NULL
+    created_at REAL NOT NULL,
+    body BLOB CHECK ((body IS NULL) = (state <> 'queued'))
 );
-CREATE INDEX shards_by_state ON shards (state, dataset, sequence);
+CREATE INDEX shards_by_state ON shards (state, dataset, sequence, size, examples);
 CREATE TABLE examples (
     dataset TEXT NOT NULL,
     id BLOB NOT NULL,
@@ -145,6 +146,20 @@ class Outbox:
                 "UPDATE examples SET sequence = ? WHERE dataset = ? AND id = ?", rows
             )
 
+    def drop(self, dataset: str) -> tuple[int, int]:
+        """Give up what waits of a dataset, as if never computed: (shards, examples) dropped."""
+        queued = "state = 'queued' AND dataset = :dataset"
+        with self._transaction() as database:
+            examples = database.execute(
+                "DELETE FROM examples WHERE dataset = :dataset AND sequence IN "
+                f"(SELECT sequence FROM shards WHERE {queued})",
+                {"dataset": dataset},
+            ).rowcount
+            shards = database.execute(
+                f"DELETE FROM shards WHERE {queued}", {"dataset": dataset}
+            ).rowcount
+        return shards, examples
+
     def known_examples(self, dataset: str) -> set[bytes]:
         """Ids of all examples of a dataset that are queued or sent."""
         with self._lock:
@@ -212,10 +227,12 @@ class Outbox:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                # A full disk has rolled back already; a second time would hide that error.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
 
     def _value(self, query: str) -> int:
         with self._lock:

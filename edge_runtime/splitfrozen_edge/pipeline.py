@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from splitfrozen.errors import RefusedError
+from splitfrozen.errors import QuantizeError, RefusedError
 from splitfrozen_edge.batches import plan_batches
 from splitfrozen_edge.client import Client
-from splitfrozen_edge.collect import Example, Piece, ShardBuilder, ShardHeader, pad, strip
+from splitfrozen_edge.collect import (
+    Example,
+    Outputs,
+    Piece,
+    ShardBuilder,
+    ShardHeader,
+    cut_piece,
+    pad,
+)
 from splitfrozen_edge.outbox import Entry, NewShard, Outbox
 from splitfrozen_edge.progress import Progress
+from splitfrozen_edge.refusals import GaveUpError
 from splitfrozen_edge.session import DeviceSession
 from splitfrozen_edge.upload import Uploaded, seal_shard, upload_one
 
@@ -37,7 +47,6 @@ class Pipeline:
     examples: Sequence[Example]
     header: ShardHeader
     places: Mapping[str, int]  # label name -> index in the dataset's list
-    pad_id: int
     open_session: Callable[[], DeviceSession]  # called in the computing stage, if needed at all
     outbox: Outbox
     client: Client
@@ -52,9 +61,15 @@ class Pipeline:
         self._collected = threading.Event()  # nothing new will come
         self._blocked = threading.Event()  # the outbox is full
         self._error: BaseException | None = None
+        self._rejected: list[QuantizeError] = []  # one per row that cannot be sent
+        self._failures = 0  # of the upload, one after the other
 
     def run(self) -> Uploaded:
-        """Run all stages to the end; raises the error that stopped them, or Stopped."""
+        """Run all stages to the end; raises the error that stopped them, or Stopped.
+
+        Rows whose activations are not finite stop nothing: QuantizeError comes at the end, when
+        all others are sent.
+        """
         stages = (self._compute, self._collect, self._upload)
         threads = [threading.Thread(target=self._guard, args=(s,), daemon=True) for s in stages]
         for thread in threads:
@@ -69,6 +84,8 @@ class Pipeline:
             raise
         if self._error is not None:
             raise self._error
+        if self._rejected:
+            raise _summary(self._rejected)
         return self.uploaded
 
     def _guard(self, stage: Callable[[], None]) -> None:
@@ -85,10 +102,19 @@ class Pipeline:
             session = self.open_session()
             for places in plan_batches([len(example.encoded.ids) for example in self.examples]):
                 batch = [self.examples[place] for place in places]
-                outputs = session.run(*pad(batch, self.pad_id))
-                self._hand_over(strip(batch, outputs, self.header))
+                outputs = session.run(*pad(batch))
+                self._hand_over(list(self._strip(batch, outputs)))
                 self.progress.computed(len(batch))
         self._hand_over(None)
+
+    def _strip(self, batch: Sequence[Example], outputs: Outputs) -> Iterator[Piece]:
+        for row, example in enumerate(batch):
+            try:
+                yield cut_piece(row, example, outputs, self.header)
+            except QuantizeError as error:
+                if error.code != "not_finite":
+                    raise
+                self._rejected.append(error)
 
     def _hand_over(self, item: list[Piece] | None) -> None:
         while True:
@@ -136,10 +162,12 @@ class Pipeline:
         while True:
             self._check_stop()
             self._queued.clear()
+            # Read before the outbox: a shard that is queued between the two is not missed.
+            done = self._collected.is_set()
             entry = self.outbox.next(self.header.dataset)
             if entry is not None:
                 self._send(entry)
-            elif self._collected.is_set():
+            elif done:
                 return
             else:
                 self._queued.wait(_TICK)
@@ -148,12 +176,49 @@ class Pipeline:
         try:
             settled = upload_one(self.client, self.outbox, entry, self.uploaded)
         except RefusedError as error:
-            # Offline: go on computing as long as there is anything to compute or room for it.
-            if not error.retryable or self._collected.is_set() or self._blocked.is_set():
-                raise
+            if not error.retryable:
+                raise explain_refusal(error, self.header.dataset) from error
+            self._rest(error)
         else:
+            self._failures = 0
             self.progress.uploaded(settled)
+
+    def _rest(self, error: RefusedError) -> None:
+        """Offline: leave the server alone while there is anything to compute and room for it."""
+        if self._is_idle():
+            raise error
+        self._failures += 1
+        asked = error.retry_after if isinstance(error, GaveUpError) else None
+        now = time.monotonic()
+        until = now + self.client.policy.delay(self._failures, asked)
+        while time.monotonic() < until and not self._is_idle():
+            self._check_stop()
+            self.stop.wait(_TICK)
+        if time.monotonic() < now + (asked or 0.0):
+            raise error  # nothing left to do meanwhile, and the server wants no request yet
+
+    def _is_idle(self) -> bool:
+        return self._collected.is_set() or self._blocked.is_set()
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
             raise Stopped
+
+
+def explain_refusal(error: RefusedError, dataset: str) -> RefusedError:
+    """The final refusal of a queued shard, with what the user can do about it."""
+    advice = (
+        "the shard stays queued: the same command sends it again once the cause is mended; to give "
+        f"up what is queued: splitfrozen-edge queue drop --dataset {dataset}"
+    )
+    return RefusedError(
+        error.code, f"{error.message}; {advice}", param=error.param, details=error.details
+    )
+
+
+def _summary(rejected: Sequence[QuantizeError]) -> QuantizeError:
+    return QuantizeError(
+        "not_finite",
+        f"{len(rejected)} rows cannot be sent, all others are: {rejected[0].message}. "
+        "Remove such rows or use a bundle of another precision",
+    )

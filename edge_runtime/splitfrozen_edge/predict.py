@@ -5,7 +5,7 @@ The server can reconstruct the text from what it is sent; this moves computation
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from splitfrozen.bundle import Bundle
@@ -70,6 +70,7 @@ def classify(
     *,
     wire: str | None = None,
     threads: int | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> list[Prediction]:
     """Classify rows of `text` (and `text_pair`) with a model of the server, in order.
 
@@ -80,11 +81,14 @@ def classify(
         bundle.id, "", manifest.cut, wire or manifest.wire, "inference", manifest.hidden_size
     )
     examples = _encode(rows, bundle, header)
+    cut = sum(example.encoded.dropped > 0 for example in examples)
+    if cut:
+        warn(f"{cut} texts have more than {manifest.preprocess.max_length} tokens; truncated")
     session = DeviceSession(bundle, threads=threads, wire=header.codec)
     builder = ShardBuilder(header, {})
     found: dict[int, Prediction] = {}
     waiting: list[Piece] = []
-    for piece in _run(examples, session, header, manifest.preprocess.pad_token_id or 0):
+    for piece in _run(examples, session, header):
         for shard in builder.add(piece):
             found |= _ask(client, model, encode(shard), waiting)
             waiting = []
@@ -116,11 +120,11 @@ def _encode(rows: Sequence[Row], bundle: Bundle, header: ShardHeader) -> list[Ex
 
 
 def _run(
-    examples: Sequence[Example], session: DeviceSession, header: ShardHeader, pad_id: int
+    examples: Sequence[Example], session: DeviceSession, header: ShardHeader
 ) -> Iterator[Piece]:
     for places in plan_batches([len(example.encoded.ids) for example in examples]):
         batch = [examples[place] for place in places]
-        yield from strip(batch, session.run(*pad(batch, pad_id)), header)
+        yield from strip(batch, session.run(*pad(batch)), header)
 
 
 def _ask(client: Client, model: str, body: bytes, pieces: Sequence[Piece]) -> dict[int, Prediction]:

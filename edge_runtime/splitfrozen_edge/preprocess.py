@@ -67,8 +67,6 @@ class Preprocessor:
         self._task = task
         self._vocab_size = vocab_size
         self._template: ChatTemplate | None = None
-        if rules.chat_template is not None and task == "causal_lm":
-            self._template = ChatTemplate(rules.chat_template, _special_tokens(rules, tokenizer))
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Encode a normalised row; DataError if it gives nothing to train on."""
@@ -109,10 +107,18 @@ class Preprocessor:
         return head, prompt, completion
 
     def _messages(self, messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
-        if self._template is None:
-            raise DataError("the bundle's model has no chat template; use prompt and completion")
-        prompt, completion = self._template.split(messages)
+        prompt, completion = self._chat_template().split(messages)
         return self._tokenizer.encode_plain(prompt), self._tokenizer.encode_plain(completion)
+
+    def _chat_template(self) -> ChatTemplate:
+        """Made for the first row with messages: other rows need none, however broken it is."""
+        if self._template is None:
+            source = self._rules.chat_template
+            if source is None:
+                message = "the bundle's model has no chat template; use prompt and completion"
+                raise DataError(message)
+            self._template = ChatTemplate(source, _special_tokens(self._rules, self._tokenizer))
+        return self._template
 
 
 def cut_texts(ids: Sequence[int], parts: Sequence[int | None], limit: int) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from splitfrozen.errors import RefusedError
 from splitfrozen.graph import TOKENIZER
@@ -22,7 +23,14 @@ from splitfrozen_edge.report import PushReport
 from splitfrozen_edge.rows import Source, Survey, survey
 from splitfrozen_edge.session import DeviceSession
 from splitfrozen_edge.state import StateDirectory
-from splitfrozen_edge.target import Target, agree_on_task, aim, choose_bundle, place_labels
+from splitfrozen_edge.target import (
+    Target,
+    agree_on_task,
+    aim,
+    choose_bundle,
+    place_labels,
+    require_published,
+)
 from splitfrozen_edge.tokenizer import Tokenizer
 from splitfrozen_edge.upload import Uploaded
 
@@ -79,6 +87,7 @@ class _Push:
     outbox: Outbox
     key: bytes
     stop: threading.Event
+    dataset: Mapping[str, Any] = field(default_factory=dict)  # the server's, once aimed
 
     def aim(self, bundles: BundleStore) -> tuple[Survey, Target]:
         """Check the file's rows, then settle dataset and bundle; makes the dataset if need be."""
@@ -90,8 +99,8 @@ class _Push:
         task = checked.shape.task
         if dataset is None:
             dataset = self.client.create_dataset(request.dataset, bundle=bundle.id, task=task)
+        self.dataset = dataset
         target = aim(dataset, bundle, task=task, wire=request.wire)
-        self.outbox.remember_dataset(target.header.dataset, target.name, bundle.id)
         return checked, target
 
     def prepare(self, checked: Survey, target: Target) -> Prepared:
@@ -122,6 +131,10 @@ class _Push:
         """Compute and upload, overlapped; left-overs of earlier pushes first."""
         if prepared.examples and target.sealed:
             raise RefusedError("dataset_sealed", f"dataset {target.name} takes no more examples")
+        if prepared.examples:
+            require_published(self.client, self.dataset, target.bundle)
+            bundle = target.bundle.id
+            self.outbox.remember_dataset(target.header.dataset, target.name, bundle)
         places = place_labels(self.client, target, self._needed_labels(prepared, target))
         _, waiting = self.outbox.queued(target.header.dataset)
         with show_progress(
@@ -133,7 +146,6 @@ class _Push:
                 examples=prepared.examples,
                 header=target.header,
                 places=places,
-                pad_id=target.bundle.manifest.preprocess.pad_token_id or 0,
                 open_session=lambda: DeviceSession(
                     target.bundle, threads=self.request.threads, wire=target.header.codec
                 ),

@@ -23,17 +23,22 @@ _BY_STATUS = {
 class TransientError(Exception):
     """One attempt failed and the same bytes may succeed later."""
 
-    def __init__(
-        self,
-        failure: RefusedError,
-        retry_after: float | None = None,
-        *,
-        progressed: bool = False,
-    ) -> None:
+    def __init__(self, failure: RefusedError, retry_after: float | None = None) -> None:
         super().__init__(failure.message)
         self.failure = failure  # what the user hears when patience ends
         self.retry_after = retry_after  # seconds
-        self.progressed = progressed  # the next attempt continues behind what arrived
+        self.progressed = False  # set where the next attempt continues behind what arrived
+
+
+class GaveUpError(RefusedError):
+    """Patience ended; `retry_after` is how long the server asked to be left alone, in seconds."""
+
+    def __init__(self, last: TransientError) -> None:
+        failure = last.failure
+        super().__init__(
+            failure.code, failure.message, param=failure.param, details=failure.details
+        )
+        self.retry_after = last.retry_after
 
 
 def read_refusal(

@@ -66,6 +66,9 @@ def read_rows(source: Source) -> Iterator[Row]:
     complaints.raise_any()
 
 
+_TELLING = ("label", "prompt", "completion", "messages")  # columns of other kinds of rows
+
+
 class _Reader:
     def __init__(self, source: Source, complaints: Complaints) -> None:
         self.shape: Shape | None = None
@@ -77,12 +80,23 @@ class _Reader:
             if self.shape is None:
                 self.shape = self._detect(line, record)
             try:
+                self._check_kind(record, self.shape)
                 yield Row(line, read_fields(record, self.shape))
             except DataError as error:
                 self._complaints.add(
                     DataError(
                         error.message, path=str(self._source.path), line=line, field=error.field
                     )
+                )
+
+    def _check_kind(self, record: Mapping[str, Any], shape: Shape) -> None:
+        """A file whose kind was guessed from plain text in its first row holds nothing else."""
+        if self._source.task or self._source.fields or set(shape.columns) != {"text"}:
+            return
+        for column in _TELLING:
+            if record.get(column) is not None:
+                raise _FieldError(
+                    column, "is here, but the first row has none; say --task to read only its text"
                 )
 
     def _detect(self, line: int, record: Mapping[str, Any]) -> Shape:

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from splitfrozen.bundle import Bundle
-from splitfrozen.errors import ManifestError
+from splitfrozen.errors import ManifestError, ModelError
 from splitfrozen.graph import ATTENTION_MASK, DEVICE_GRAPH, HIDDEN, HIDDEN_Q, INPUT_IDS, SCALE
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -47,7 +47,13 @@ class DeviceSession:
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         """Run [batch, seq] ids; `hidden` [batch, seq, d], for wire int8 `hidden_q` and `scale`."""
         feeds = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
-        found = self._session.run(self._outputs, feeds)
+        try:
+            found = self._session.run(self._outputs, feeds)
+        except Exception as error:  # onnxruntime's exceptions have no common public class
+            shape = "x".join(str(size) for size in input_ids.shape)
+            raise ModelError(
+                "model_not_supported", f"the device graph fails on a batch of {shape} ids: {error}"
+            ) from None
         return dict(zip(self._outputs, found, strict=True))
 
     def _check_names(self, path: str) -> set[str]:

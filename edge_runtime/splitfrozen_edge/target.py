@@ -78,6 +78,23 @@ def aim(dataset: Mapping[str, Any], bundle: Bundle, *, task: str, wire: str | No
     )
 
 
+def require_published(client: Client, dataset: Mapping[str, Any], bundle: Bundle) -> None:
+    """StateError unless the server takes shards of this bundle for the dataset.
+
+    Asked before anything is computed: a shard that is refused would wait for ever.
+    """
+    base, cut = str(dataset["base_model"]), int(dataset["cut"])
+    known = [str(item["id"]) for item in client.bundles(base, cut)]
+    if bundle.id not in known:
+        own = bundle.manifest.base_model.id
+        raise StateError(
+            f"dataset {dataset['name']} takes bundles of {base} at cut {cut} that the server "
+            f"publishes; {bundle.directory} ({own}, {bundle.id[:12]}…) is none. Publish it "
+            "(splitfrozen-server bundles add DIRECTORY)"
+            + (f" or use --bundle {known[-1]}" if known else "")
+        )
+
+
 def place_labels(client: Client, target: Target, names: list[str]) -> dict[str, int]:
     """Index of every label in the dataset's list; new names are added to an open one."""
     labels = list(target.labels)

@@ -24,6 +24,7 @@ class Blueprint:
     parameters: int  # of the whole base model
     max_positions: int | None  # None: any length (relative positions without a table)
     causal: bool
+    steady_only: bool = False  # it knows more positions, but would change tokens that stand before
 
     def fits(self, available: int) -> bool:
         """Whether the whole model in fp32 fits into `available` bytes of memory."""
@@ -36,7 +37,9 @@ def read_blueprint(source: ModelSource) -> Blueprint:
     with torch.device("meta"):
         model = cls(source.config)
     count = sum(parameter.numel() for parameter in model.parameters())
-    return Blueprint(count, position_limit(model, source.config), is_decoder(source.config))
+    known, steady = position_limit(model, source.config), steady_positions(source.config)
+    limit = min((number for number in (known, steady) if number is not None), default=None)
+    return Blueprint(count, limit, is_decoder(source.config), steady_only=limit != known)
 
 
 def position_limit(model: nn.Module, config: Any) -> int | None:
@@ -51,6 +54,25 @@ def position_limit(model: nn.Module, config: Any) -> int | None:
             limits.append(module.num_embeddings - first)
     found = [limit for limit in limits if isinstance(limit, int) and limit > 0]
     return min(found, default=None)
+
+
+def steady_positions(config: Any) -> int | None:
+    """Tokens up to which rotary factors stay what they are, or None where they always do.
+
+    `longrope` and `dynamic` choose other factors for all positions as soon as one text of a batch
+    is longer: then an activation would depend on later tokens and on its neighbours.
+    """
+    rotary = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in rotary.values() if isinstance(value, dict)]
+    limits = [_steady(parameters, config) for parameters in nested or [rotary]]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _steady(rotary: dict[str, Any], config: Any) -> int | None:
+    if rotary.get("rope_type") not in ("longrope", "dynamic"):
+        return None
+    original = rotary.get("original_max_position_embeddings")
+    return int(original or config.max_position_embeddings)
 
 
 def available_memory() -> int:

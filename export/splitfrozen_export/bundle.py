@@ -17,7 +17,14 @@ from pathlib import Path
 
 from splitfrozen.bundle import hash_file
 from splitfrozen.errors import SplitFrozenError
-from splitfrozen.manifest import MANIFEST_NAME, FileEntry, Manifest, bundle_id, manifest_bytes
+from splitfrozen.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    bundle_id,
+    manifest_bytes,
+    parse_manifest,
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,12 @@ class Draft:
         }
 
     def publish(self, manifest: Manifest) -> str:
-        """Write the manifest, make all of it durable and put it in place; return its id."""
+        """Write the manifest, make all of it durable and put it in place; return its id.
+
+        Raises ManifestError, and changes nothing, for a manifest that no reader would open.
+        """
         raw = manifest_bytes(manifest)
+        parse_manifest(raw)
         (self.directory / MANIFEST_NAME).write_bytes(raw)
         for path in self.directory.iterdir():
             _flush(path)
@@ -48,9 +59,14 @@ class Draft:
 def check_target(target: Path, *, force: bool) -> None:
     """Raise SplitFrozenError unless a bundle may be written to `target`.
 
+    What an export killed while replacing the bundle left there is put right first: the old
+    bundle may be hidden beside the target, where no refusal would mention it.
+
     `name_taken`: something is there and `force` is off. `invalid_request`: what is there is no
     bundle, so it is not replaced even with `force`.
     """
+    target = target.absolute()
+    _recover(target)
     if not target.exists() or _is_empty(target):
         return
     if not (target / MANIFEST_NAME).is_file():
@@ -68,7 +84,6 @@ def draft_bundle(target: Path, *, force: bool) -> Iterator[Draft]:
     """Open a draft for `target`; it is gone at the end unless `publish` put it in place."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    _recover(target)
     check_target(target, force=force)
     directory = target.parent / f".{target.name}.{secrets.token_hex(4)}.draft"
     directory.mkdir()

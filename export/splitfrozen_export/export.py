@@ -100,6 +100,7 @@ def make_plan(request: Request) -> Plan:
         limit=blueprint.max_positions,
         max_length=request.max_length,
         causal=blueprint.causal,
+        steady_only=blueprint.steady_only,
     )
     examples = [text.encode(line) for line in texts]
     _require_known_ids(source, examples)

@@ -7,6 +7,7 @@ adds around it is resolved here: special tokens, the chat template, what starts 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,25 +56,33 @@ def read_text_side(source: ModelSource) -> TextSide:
     return TextSide(
         tokenizer,
         _chat_template(loaded),
-        _first_id(getattr(loaded, "eos_token_id", None), getattr(config, "eos_token_id", None)),
-        _first_id(getattr(loaded, "pad_token_id", None), getattr(config, "pad_token_id", None)),
+        _known_id("eos_token_id", (loaded, config), config.vocab_size),
+        _known_id("pad_token_id", (loaded, config), config.vocab_size),
     )
 
 
 def describe(
-    side: TextSide, *, limit: int | None, max_length: int | None, causal: bool
+    side: TextSide,
+    *,
+    limit: int | None,
+    max_length: int | None,
+    causal: bool,
+    steady_only: bool = False,
 ) -> Preprocess:
     """The manifest's preprocessing part for a model of at most `limit` positions.
 
-    `max_length` None means 512, or `limit` where that is less. Raises SplitFrozenError
-    `invalid_request` when it asks for more than `limit`.
+    `max_length` None means 512, or `limit` where that is less. `steady_only` says that the model
+    goes on above `limit` with other rotary factors. Raises SplitFrozenError `invalid_request`
+    when `max_length` asks for more than `limit`.
     """
     if max_length is not None and limit is not None and max_length > limit:
-        raise SplitFrozenError(
-            "invalid_request",
-            f"--max-length {max_length} is more than the model's {limit} positions",
-            param="max_length",
-        )
+        reason = f"--max-length {max_length} is more than the model's {limit} positions"
+        if steady_only:
+            reason += (
+                " before its rotary factors change with the length of the text (longrope, "
+                "dynamic): a token's activation would depend on later tokens"
+            )
+        raise SplitFrozenError("invalid_request", reason, param="max_length")
     length = max_length or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
     return Preprocess(
         max_length=length,
@@ -136,11 +145,14 @@ def _chat_template(loaded: Any) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _first_id(*candidates: Any) -> int | None:
-    """The first candidate that is an id; configurations may list several ends of text."""
-    for candidate in candidates:
-        if isinstance(candidate, (list, tuple)) and candidate:
-            candidate = candidate[0]
-        if isinstance(candidate, int):
-            return candidate
+def _known_id(name: str, holders: Sequence[Any], vocab_size: int) -> int | None:
+    """The first id called `name` that the model has a row for.
+
+    Configurations may list several ends of text, and say -1 where they mean none.
+    """
+    for holder in holders:
+        value = getattr(holder, name, None)
+        for candidate in value if isinstance(value, (list, tuple)) else (value,):
+            if type(candidate) is int and 0 <= candidate < vocab_size:
+                return candidate
     return None

@@ -1,8 +1,12 @@
 """Matrix products in int8 with one activation scale per token: a pass over an ONNX graph.
 
-A token's scale comes from its own row only, and the product itself is exact integer arithmetic.
+A token's scale comes from its own row only, and the product is integer arithmetic on that row.
 So a token's result depends neither on its batch neighbours, nor on padding, nor on later tokens.
 (One scale per tensor, as in stock dynamic quantization, loses all three.)
+
+The products are exact on ARM and on x86 with VNNI. Older x86 adds pairs of uint8 * int8 products
+in saturating int16, so there an extreme pair of activations and weights may be clipped: the
+result is a little less precise, and differs from machine to machine, but not from batch to batch.
 
     x [.., K] -> max|row| / 127 -> QuantizeLinear per row, uint8 around 128
               -> MatMulIntegerToFloat with int8 weights [K, M] -> * the token's scale [.., 1]

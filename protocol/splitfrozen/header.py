@@ -42,13 +42,21 @@ def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, TensorInfo])
     return text.encode("ascii").ljust(-(-len(text) // 8) * 8)
 
 
-def parse_header(header: bytes) -> tuple[dict[str, str], dict[str, TensorInfo]]:
-    """Read a header into metadata and tensors in header order; WireError on any broken rule."""
+def parse_header(header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
+    """Read a header into metadata and tensors in header order; WireError on any broken rule.
+
+    The tensors are still plain JSON: their rules come after those of the metadata's values,
+    which only the caller knows. `parse_tensors` is the next step.
+    """
     document = _load_object(header)
     if METADATA not in document:
         raise WireError("bad_metadata", f"the header has no {METADATA}")
-    metadata = _read_metadata(document.pop(METADATA))
-    return metadata, {name: _read_tensor(name, value) for name, value in document.items()}
+    return _read_metadata(document.pop(METADATA)), document
+
+
+def parse_tensors(document: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """Read the form of each tensor of a header; WireError on the first broken rule."""
+    return {name: _read_tensor(name, value) for name, value in document.items()}
 
 
 def _load_object(header: bytes) -> dict[str, Any]:

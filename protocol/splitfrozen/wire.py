@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitfrozen.errors import WireError
-from splitfrozen.header import MAX_HEADER, TensorInfo, header_bytes, parse_header
+from splitfrozen.header import MAX_HEADER, TensorInfo, header_bytes, parse_header, parse_tensors
 from splitfrozen.quantize import CODECS, Float32, bf16_is_finite, decode_hidden, scale_width
 
 PROTOCOL = "1"
@@ -106,8 +106,9 @@ def encode(shard: Shard) -> bytes:
 def decode(body: bytes) -> Shard:
     """Read a body; WireError with the code of the first broken rule, in the order of SPEC 2.4."""
     header, data = _cut_header(body)
-    metadata, tensors = parse_header(header)
+    metadata, document = parse_header(header)
     _check_metadata(metadata)
+    tensors = parse_tensors(document)
     dtypes = _prescribed(metadata["codec"], metadata["task"])
     _check_present(set(dtypes), set(tensors))
     for name, info in tensors.items():

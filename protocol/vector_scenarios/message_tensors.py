@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from vector_scenarios.shard_bytes import Vector, bad, edited, f16, f32, i8, i32, ids, shard, small
+from vector_scenarios.shard_bytes import (
+    Vector,
+    bad,
+    edited,
+    f16,
+    f32,
+    i8,
+    i32,
+    ids,
+    metadata,
+    shard,
+    small,
+)
 
 
 def bad_tensors() -> Iterator[tuple[str, Vector]]:
@@ -137,6 +150,38 @@ def bad_values() -> Iterator[tuple[str, Vector]]:
             shard(small(example_ids=("U8", [2, 16], ids(1) * 2))),
         ),
     )
+
+
+def two_faults() -> Iterator[tuple[str, Vector]]:
+    """Two rules are broken at once: the code is that of the earlier one (SPEC 2.4)."""
+
+    def wrong(labels: dict[str, Any], **changes: str) -> bytes:
+        def change(header: dict[str, Any]) -> None:
+            header["__metadata__"] = metadata(**changes)
+            header["labels"].update(labels)
+
+        return edited(change)
+
+    shape, dtype = {"shape": [3]}, {"dtype": "F64"}
+    yield (
+        "two_faults_protocol_before_form",
+        bad("unsupported_protocol", "version 2; labels disagree", wrong(shape, protocol="2")),
+    )
+    yield (
+        "two_faults_codec_before_form",
+        bad("unknown_codec", "int3; F64 is outside the profile", wrong(dtype, codec="int3")),
+    )
+    yield (
+        "two_faults_cut_before_form",
+        bad("bad_metadata", "cut 0; labels with a field too many", wrong({"x": 1}, cut="0")),
+    )
+    nameless = small(mask=("I8", [2], i8(1)), labels=None)
+    yield (
+        "two_faults_form_before_names",
+        bad("bad_shape", "a mask that disagrees; no labels", shard(nameless)),
+    )
+    mixed = small(lengths=("I32", [2], i32(1, 1)), scale=("F16", [3, 1], bytes.fromhex("007e" * 3)))
+    yield "two_faults_lengths_before_values", bad("bad_lengths", "and a NaN", shard(mixed))
 
 
 def too_large() -> Iterator[tuple[str, Vector]]:

@@ -49,7 +49,10 @@ def create_app(services: Services) -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(ProtocolMiddleware)
     app.add_middleware(
-        BodyLimitMiddleware, limit=services.config.max_request, is_exempt=_carries_shard
+        BodyLimitMiddleware,
+        limit=services.config.max_request,
+        timeout=services.config.body_timeout,
+        is_exempt=_carries_shard,
     )
     app.add_middleware(MetricsMiddleware, metrics=services.metrics)
     return app

@@ -92,7 +92,8 @@ def find_token(session: Session, token: str) -> TokenRow:
 def require(*roles: Role) -> Callable[..., Awaitable[Identity]]:
     """A FastAPI dependency: the caller's identity if its token has one of `roles`.
 
-    Refuses with `unauthorized` or `forbidden` before a byte of the body is read.
+    Refuses with `unauthorized` or `forbidden`: before a byte of the body is read where the route
+    reads it itself (shards), after FastAPI has read it where it is JSON.
     """
 
     async def authenticate(

@@ -51,6 +51,7 @@ async def register_model(
         name=name,
         source=source,
         revision=facts.revision,
+        requested_revision=revision,
         path=facts.path,
         trust_remote_code=trust_remote_code,
         family=facts.family,
@@ -103,8 +104,11 @@ def _find_same(
     row = session.scalar(
         select(BaseModelRow).where(BaseModelRow.tenant_id == tenant, BaseModelRow.name == name)
     )
-    if row is None or (row.source == source and revision in (None, row.revision)):
+    if row is None:
+        return None
+    if row.source == source and revision in (None, row.revision, row.requested_revision):
         return row
+    held = row.source if row.revision is None else f"{row.source} at {row.revision}"
     raise RefusedError(
-        "name_taken", f"base model {name!r} is {row.source} already; choose another", param="name"
+        "name_taken", f"base model {name!r} is {held} already; choose another", param="name"
     )

@@ -28,6 +28,10 @@ class BlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
+        for number in range(256):  # now, so that no put depends on a directory not yet flushed
+            (root / f"{number:02x}").mkdir(exist_ok=True)
+        flush_directory(root)
+        flush_directory(root.parent)
 
     def put(self, body: bytes, digest: str) -> str:
         """Store `body` durably and return its key, the digest. Storing again is harmless.
@@ -37,9 +41,6 @@ class BlobStore:
         path = self.path(digest)
         part = path.with_name(f"{digest}.{secrets.token_hex(4)}{PART}")
         try:
-            if not path.parent.is_dir():
-                path.parent.mkdir(exist_ok=True)
-                flush_directory(self.root)
             _write_durably(part, body)
             part.replace(path)
             flush_directory(path.parent)
@@ -60,6 +61,10 @@ class BlobStore:
     def open(self, key: str) -> BinaryIO:
         """Open a blob for reading; FileNotFoundError if it is not there."""
         return self.path(key).open("rb")
+
+    def has(self, key: str) -> bool:
+        """Whether a blob is there."""
+        return self.path(key).is_file()
 
     def delete(self, key: str) -> None:
         """Remove a blob if it is there."""

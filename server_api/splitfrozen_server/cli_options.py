@@ -17,10 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
 from splitfrozen_server.client import DEFAULT_SERVER, ServerClient
+from splitfrozen_server.config import is_loopback
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,13 +90,31 @@ def management(command: F) -> F:
         output_format: str,
         **options: Any,
     ) -> Any:
-        with ServerClient(server, token or read_admin_token(data_dir), ca=ca) as client:
+        secret = token or local_token(server, data_dir)
+        with ServerClient(server, secret, ca=ca) as client:
             return command(*arguments, terminal=Terminal(client, output_format), **options)
 
     decorated: Any = connected
     for option in reversed(_options()):
         decorated = option(decorated)
     return data_dir_option(decorated)  # type: ignore[no-any-return]
+
+
+def local_token(server: str, data_dir: Path) -> str:
+    """The token of the server on this machine; a usage error for any other server.
+
+    Whoever answers at another address must not be handed this server's secret.
+    """
+    try:
+        host = urlsplit(server).hostname or ""
+    except ValueError:
+        host = ""
+    if not is_loopback(host):
+        raise click.UsageError(
+            f"no token: {data_dir / 'admin.token'} is sent to this machine only, not to {server}. "
+            "Give --token or set SPLITFROZEN_TOKEN."
+        )
+    return read_admin_token(data_dir)
 
 
 def read_admin_token(data_dir: Path) -> str:

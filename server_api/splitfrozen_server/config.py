@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 from splitfrozen.wire import MAX_BODY
 
-LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class ServerConfig:
     upload_slots: int = 16  # shard bodies in memory at once
     inference_slots: int = 16  # bodies that wait for the worker at once; uploads keep their own
     slot_wait: float = 5.0  # until a shard without a slot is answered 429
-    body_timeout: float = 60.0  # for a whole shard body to arrive
+    body_timeout: float = 60.0  # for a whole body to arrive
     keep_free: int = 64 << 20  # disk that uploads leave to the database and to training
     max_labels: int = 10_000  # of one dataset
 
@@ -48,12 +55,16 @@ class ServerConfig:
         return self.data_dir / "bundles"
 
     @property
+    def orphan_dir(self) -> Path:
+        return self.data_dir / "orphans"
+
+    @property
     def admin_token_file(self) -> Path:
         return self.data_dir / "admin.token"
 
     @property
     def is_loopback(self) -> bool:
-        return self.host in LOOPBACK_HOSTS or self.host.startswith("127.")
+        return is_loopback(self.host)
 
     @property
     def has_tls(self) -> bool:

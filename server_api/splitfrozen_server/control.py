@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from splitfrozen_server.database.job_tables import JobAdmissionRow, JobCheckpointRow, JobRow
-from splitfrozen_server.database.tables import BaseModelRow, DatasetRow, ShardRow
+from splitfrozen_server.database.tables import BaseModelRow, BundleRow, DatasetRow, ShardRow
 from splitfrozen_server.datasets import read_labels
 from splitfrozen_server.errors import add_error_handlers
 from splitfrozen_server.identifiers import new_id, now
@@ -59,8 +59,7 @@ def _add_queue_routes(app: FastAPI, services: Services) -> None:
 
     @app.get("/jobs")
     async def unfinished() -> dict[str, Any]:
-        query = select(JobRow.id).where(JobRow.status.not_in(state.ENDED))
-        return {"jobs": await database.read(lambda s: list(s.scalars(query)))}
+        return await database.read(_unfinished)
 
     @app.get("/jobs/{job_id}/shards")
     async def shards(job_id: str, lease: str, dataset: str, after: int) -> dict[str, Any]:
@@ -101,15 +100,17 @@ def _add_ending_routes(app: FastAPI, services: Services) -> None:
 
     @app.post("/jobs/{job_id}/finish")
     async def finish(job_id: str, body: Finish) -> dict[str, Any]:
+        # First, so that a cancelled job does not wait for a disk that refuses its adapter.
+        if await database.read(lambda s: _has_finished(s, job_id, body.lease)):
+            return {}
         size = await asyncio.to_thread(results.store_adapter, config, Path(body.path), body.sha256)
         table = await database.read(lambda s: results.metrics_table(metric_events(s, job_id)))
         digest = await asyncio.to_thread(results.store_metrics, config, table)
 
         def work(session: Session) -> None:
-            job = leases.leased(session, job_id, body.lease)
-            if job.status == "succeeded":
+            if _has_finished(session, job_id, body.lease):
                 return
-            state.require_running(job)
+            job = leases.leased(session, job_id, body.lease)
             name = f"{job.fine_tuned_model.replace(':', '-').replace('/', '-')}.tar"
             results.add_file(session, job, "adapter", name, body.sha256, size)
             results.add_file(session, job, "metrics", "step_metrics.csv", digest, len(table))
@@ -139,6 +140,14 @@ def _add_ending_routes(app: FastAPI, services: Services) -> None:
         return {}
 
 
+def _unfinished(session: Session) -> dict[str, Any]:
+    """Jobs that have not ended and the datasets they use: what a worker must keep."""
+    query = select(JobRow).where(JobRow.status.not_in(state.ENDED))
+    jobs = session.scalars(query).all()
+    used = {job.training_dataset_id for job in jobs} | {job.validation_dataset_id for job in jobs}
+    return {"jobs": [job.id for job in jobs], "datasets": sorted(used - {None})}
+
+
 def _grant(session: Session, worker: str) -> dict[str, Any] | None:
     job = leases.grant(session, worker)
     return None if job is None else _leased_record(session, job)
@@ -153,6 +162,7 @@ def _leased_record(session: Session, job: JobRow) -> dict[str, Any]:
         "model": {
             "name": base.name,
             "source": base.source,
+            "revision": base.revision,
             "path": base.path,
             "hidden_size": base.hidden_size,
             "trust_remote_code": base.trust_remote_code,
@@ -166,6 +176,7 @@ def _leased_record(session: Session, job: JobRow) -> dict[str, Any]:
             if job.validation_dataset_id is None
             else _dataset_record(session, job.validation_dataset_id)
         ),
+        "prefix_digests": _prefix_digests(session, job),
         "fine_tuned_model": job.fine_tuned_model,
         "start": job.start,
         "admissions": [
@@ -173,6 +184,17 @@ def _leased_record(session: Session, job: JobRow) -> dict[str, Any]:
             for row in session.scalars(log.order_by(JobAdmissionRow.step))
         ],
     }
+
+
+def _prefix_digests(session: Session, job: JobRow) -> list[str]:
+    """Of the device segments that made the job's activations: one, unless weights were swapped."""
+    used = select(ShardRow.bundle_id).where(
+        ShardRow.dataset_id.in_([job.training_dataset_id, job.validation_dataset_id])
+    )
+    query = select(BundleRow.prefix_digest).where(
+        BundleRow.tenant_id == job.tenant_id, BundleRow.id.in_(used)
+    )
+    return sorted(set(session.scalars(query)))
 
 
 def _dataset_record(session: Session, dataset_id: str) -> dict[str, Any]:
@@ -222,10 +244,18 @@ def _report(session: Session, job_id: str, body: Report) -> str:
     job = leases.leased(session, job_id, body.lease)
     add_events(session, job, [event.model_dump() for event in body.events])
     if body.progress is not None:
-        for name, value in body.progress.model_dump().items():
-            setattr(job, name, value)
+        leases.advance(job, body.progress)
     leases.renew(job)
     return job.status
+
+
+def _has_finished(session: Session, job_id: str, lease: str) -> bool:
+    """Whether the job has succeeded already; `job_not_active` unless it may succeed now."""
+    job = leases.leased(session, job_id, lease)
+    if job.status == "succeeded":
+        return True
+    state.require_running(job)
+    return False
 
 
 def _checkpoint(session: Session, job_id: str, body: PublishedCheckpoint) -> None:

@@ -129,16 +129,18 @@ def seal_dataset(session: Session, tenant: str, key: str) -> DatasetRow:
     return row
 
 
-def seal_idle(session: Session) -> list[str]:
+def seal_idle(session: Session, uptime: float) -> list[str]:
     """Seal every dataset whose last shard is older than its idle time; returns their names.
 
-    A dataset without a shard waits for its first one.
+    `uptime` is how many seconds devices could reach this server: the idle time begins at the
+    last shard or at the start, whichever is later. A dataset without a shard waits for its first.
     """
     rows = session.scalars(
         select(DatasetRow).where(
             DatasetRow.sealed_at.is_(None),
             DatasetRow.idle_seal.is_not(None),
             DatasetRow.last_shard_at + DatasetRow.idle_seal <= time.time(),
+            DatasetRow.idle_seal <= uptime,
         )
     ).all()
     for row in rows:

@@ -19,7 +19,13 @@ from splitfrozen.errors import RefusedError, SplitFrozenError
 RETRY_AFTER = 1  # seconds, with every retryable refusal
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_HTTP_CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large"}
+_HTTP_CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    413: "too_large",
+    503: "unavailable",
+}
 
 
 def error_body(error: SplitFrozenError) -> dict[str, Any]:
@@ -74,11 +80,10 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    """Starlette's own refusals: no such route, wrong method, a body that is too large."""
+    """Starlette's own refusals and the middleware's: no such route, a body too large or slow."""
     assert isinstance(error, HTTPException)
-    code = _HTTP_CODES.get(error.status_code, "invalid_request")
-    if error.status_code >= 500:
-        code = "internal_error"
+    fallback = "internal_error" if error.status_code >= 500 else "invalid_request"
+    code = _HTTP_CODES.get(error.status_code, fallback)
     message = f"{request.method} {request.url.path}: {error.detail}"
     body = _body(error.status_code, code, message, None, {})
     return JSONResponse(body, error.status_code, error.headers)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from splitfrozen_server.database.tables import ShardRow
 from splitfrozen_server.services import Services
 from splitfrozen_server.shards import Arrival, admit, blob_is_needed, check_arrival
+
+log = logging.getLogger(__name__)
 
 
 async def store(services: Services, arrival: Arrival, body: bytes) -> tuple[ShardRow, bool]:
@@ -19,6 +22,7 @@ async def store(services: Services, arrival: Arrival, body: bytes) -> tuple[Shar
     async with services.digest_locks.hold(arrival.digest):
         stored = await services.database.read(lambda session: check_arrival(session, arrival))
         if stored is not None:
+            await _put_back(services, arrival.digest, body)
             return stored, False
         await asyncio.to_thread(services.blobs.put, body, arrival.digest)
         try:
@@ -26,6 +30,13 @@ async def store(services: Services, arrival: Arrival, body: bytes) -> tuple[Shar
         except Exception:
             await _discard(services, arrival.digest)
             raise
+
+
+async def _put_back(services: Services, digest: str, body: bytes) -> None:
+    """Store the bytes of a known shard again if they were lost: a receipt promises them."""
+    if not await asyncio.to_thread(services.blobs.has, digest):
+        log.warning("shard %s had lost its bytes; they are stored again", digest)
+        await asyncio.to_thread(services.blobs.put, body, digest)
 
 
 async def _discard(services: Services, digest: str) -> None:

@@ -26,9 +26,14 @@ def main() -> None:
 
 def inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Facts of a model, with the prefix digest if a cut is given."""
+    from transformers.utils import logging as transformers_logging
+
     from splitfrozen_export.split import check_cut, prefix_digest, resolve_model
     from splitfrozen_export.split.source import fetch_weights
 
+    # stderr is for what an operator should act on.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source = resolve_model(
         options.source, revision=options.revision, trust_remote_code=options.trust_remote_code
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from splitfrozen.errors import RefusedError
 from splitfrozen.wire import PROTOCOL
-from splitfrozen_server.errors import error_response
+from splitfrozen_server.errors import RETRY_AFTER, error_response
 from splitfrozen_server.metrics import Metrics
 
 PROTOCOL_HEADER = "SplitFrozen-Protocol"
@@ -41,11 +42,17 @@ class ProtocolMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuse request bodies over `limit` bytes, declared or found out, except where `is_exempt`."""
+    """Refuse bodies over `limit` bytes, declared or found out, or that take over `timeout` seconds.
 
-    def __init__(self, app: ASGIApp, limit: int, is_exempt: Callable[[Scope], bool]) -> None:
+    Routes of `is_exempt` read and bound their bodies themselves.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit: int, timeout: float, is_exempt: Callable[[Scope], bool]
+    ) -> None:
         self._app = app
         self._limit = limit
+        self._timeout = timeout
         self._is_exempt = is_exempt
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,13 +68,22 @@ class BodyLimitMiddleware:
 
     def _limited(self, receive: Receive) -> Receive:
         total = 0
+        deadline: float | None = asyncio.get_running_loop().time() + self._timeout
 
         async def counted() -> Message:
-            nonlocal total
-            message = await receive()
+            nonlocal total, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                # The one kind of exception that FastAPI lets through while it reads a body.
+                reason = f"the body did not arrive within {self._timeout:g} s"
+                raise HTTPException(503, reason, {"Retry-After": str(RETRY_AFTER)}) from None
             total += len(message.get("body", b""))
             if total > self._limit:
                 raise HTTPException(413, f"the body exceeds {self._limit} bytes")
+            if not message.get("more_body", False):
+                deadline = None  # what comes next is the end of the connection
             return message
 
         return counted

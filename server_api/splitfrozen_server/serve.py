@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Generator, Iterator
@@ -23,7 +24,7 @@ from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.control import create_control_app
 from splitfrozen_server.first_token import ensure_admin_token
 from splitfrozen_server.idle import seal_idle_datasets
-from splitfrozen_server.recovery import recover
+from splitfrozen_server.recovery import Recovered, recover
 from splitfrozen_server.services import Services, open_services
 from splitfrozen_server.sockets import bind, socket_directory
 from splitfrozen_server.starter import register_at_start
@@ -50,7 +51,8 @@ def run(
     Raises OSError if the address cannot be bound, BlockingIOError if another server has the data
     directory, SplitFrozenError if a bundle cannot be registered.
     """
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    os.umask(0o077)  # activations are as good as the text; the worker inherits it
+    _make_private(config.data_dir)
     with _only_server(config.data_dir), socket_directory(config.data_dir) as directory:
         listener = bind(config.host, config.port)
         placed = replace(
@@ -82,15 +84,28 @@ async def _serve(
 
 def _prepare(services: Services, say: Callable[[str], None]) -> None:
     config = services.config
-    found = recover(services.database, services.blobs, config.bundle_dir)
-    if found.parts or found.orphans:
-        log.info("removed %d interrupted and %d unacknowledged shards", found.parts, found.orphans)
-    if found.missing:
-        log.error("LOST: %d stored shards have no bytes: %s", len(found.missing), found.missing[:9])
+    _report(recover(services.database, services.blobs, config), config)
     token = ensure_admin_token(services.database, config.admin_token_file)
     say(f"Admin token file: {config.admin_token_file}")
     if token is not None:
         say(f"Admin token: {token}")
+
+
+def _report(found: Recovered, config: ServerConfig) -> None:
+    if found.parts:
+        log.info("removed %d interrupted writes", found.parts)
+    if found.returned:
+        log.info("took %d shards and bundles back from %s", found.returned, config.orphan_dir)
+    if found.orphans:
+        log.warning(
+            "put %d shards and bundles that the database does not know into %s. After a crash "
+            "these are unacknowledged uploads: delete that directory. After a restore of an older "
+            "database they are data: restore the newer one and start again, they are taken back.",
+            found.orphans,
+            config.orphan_dir,
+        )
+    if found.missing:
+        log.error("LOST: %d stored shards have no bytes: %s", len(found.missing), found.missing[:9])
 
 
 async def _run_until_signal(
@@ -114,7 +129,7 @@ async def _run_until_signal(
     await stop.wait()
     log.info("stopping")
     await public.end()
-    for task in background:  # the worker's last words go over the control socket
+    for task in background:  # before the control socket ends: the worker may be calling it
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
     await control.end()
@@ -151,6 +166,20 @@ async def _start(app: Any, sockets: list[socket.socket] | None = None, **options
             raise RuntimeError("uvicorn did not start")
         await asyncio.sleep(0.01)
     return _Running(server, task)
+
+
+def _make_private(data_dir: Path) -> None:
+    """Create the data directory for its user only; shut one that earlier versions left open.
+
+    A directory with other people's files and no database of ours keeps its mode: it was named by
+    mistake, or is shared on purpose.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if not any(data_dir.iterdir()) or (data_dir / "splitfrozen.db").exists():
+        try:
+            data_dir.chmod(0o700)
+        except PermissionError:
+            log.warning("%s belongs to another user; its mode is left as it is", data_dir)
 
 
 @contextmanager

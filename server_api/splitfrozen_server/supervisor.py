@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from typing import NoReturn
@@ -33,6 +34,8 @@ def worker_command(services: Services) -> list[str]:
         str(config.control_socket),
         "--worker-socket",
         str(config.worker_socket),
+        "--parent-pid",
+        str(os.getpid()),
     ]
 
 

@@ -37,7 +37,7 @@ async def receive_shard(
 def check_space(config: ServerConfig) -> None:
     """Refuse uploads before the disk is so full that the database or training would fail."""
     free = shutil.disk_usage(config.data_dir).free
-    if free < config.keep_free + config.max_body:
+    if free < config.keep_free + config.upload_slots * config.max_body:  # all may be under way
         raise RefusedError(
             "insufficient_storage", f"the server's disk has {free} bytes left; uploads are paused"
         )

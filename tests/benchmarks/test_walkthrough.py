@@ -139,7 +139,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(
 ) -> None:
     command = _demo(tmp_path, tiny_model("bert"), "--cut", "2")
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as demo:
-        while not (tmp_path / "out" / "logs" / "00-export.log").exists():
+        while demo.poll() is None and not list(tmp_path.glob("out/logs/*-export.log")):
             time.sleep(0.01)
         demo.send_signal(signal.SIGINT)
         _, errors = demo.communicate()

@@ -57,6 +57,20 @@ def test_a_damaged_part_is_fetched_again(
     assert read_bundle(tmp_path / "got").id == wanted
 
 
+def test_a_download_that_starts_again_and_again_ends(
+    tmp_path: Path, client: Client, server: ProtocolServer, encoder_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A server that knows no ranges sends the same half each time."""
+    whole = ProtocolServer._file
+    monkeypatch.setattr(
+        ProtocolServer, "_file", lambda self, b, name, wanted: whole(self, b, name, None)
+    )
+    server.script("GET", *[Fault("after")] * 1000)
+    with pytest.raises(RefusedError, match="cannot reach"):
+        download(client, read_bundle(encoder_bundle).id, tmp_path / "got")
+
+
 def test_a_server_that_lies_is_found_out(
     tmp_path: Path, client: Client, server: ProtocolServer, encoder_bundle: Path
 ) -> None:
@@ -110,6 +124,16 @@ def test_a_bundle_that_was_damaged_on_disk_is_not_loaded(
         stream.write(b"\x00\x01\x02\x03")
     with pytest.raises(ManifestError, match="SHA-256"):
         store.last_used()
+
+
+def test_a_damaged_download_is_fetched_again(
+    store: BundleStore, state: StateDirectory, encoder_bundle: Path
+) -> None:
+    wanted = read_bundle(encoder_bundle).id
+    store.open(wanted)
+    (state.bundles / wanted / "tokenizer.json").write_text("{}")
+    assert store.open(wanted).id == wanted
+    assert read_bundle(state.bundles / wanted).id == wanted
 
 
 @pytest.mark.parametrize("wanted", ["nowhere", "0" * 63, "../x"])

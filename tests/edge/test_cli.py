@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from splitfrozen.errors import DataError, ManifestError, RefusedError
-from splitfrozen_edge.cli import main
+from splitfrozen_edge.cli import _is_loopback, main
 from splitfrozen_edge.exits import describe
 from splitfrozen_edge.state import StateDirectory
 from tests.edge.conftest import write_sentences
@@ -29,7 +29,7 @@ def push_arguments(tmp_path: Path, state: StateDirectory, encoder_bundle: Path) 
     return [*fixed, "--dataset", "d", "--data", data, "--bundle", encoder_bundle]
 
 
-@pytest.mark.parametrize("command", ["enroll", "push", "predict", "status"])
+@pytest.mark.parametrize("command", ["enroll", "push", "predict", "status", "queue"])
 def test_every_command_and_option_has_help(command: str) -> None:
     found = run(command, "--help")
     assert found.exit_code == 0
@@ -47,6 +47,38 @@ def test_the_help_lists_the_exit_codes() -> None:
 def test_predict_says_that_the_server_can_read_the_text(arguments: tuple[str, ...]) -> None:
     found = " ".join(run("predict", "--help").output.split())
     assert "Whoever runs the server can reconstruct the texts" in found
+
+
+@pytest.mark.parametrize(
+    ("server", "warned"),
+    [
+        ("http://127.0.0.1:1", False),
+        ("http://localhost:1", False),
+        ("http://[::1]:1", False),
+        ("http://127.evil.example", True),
+        ("http://localhost.example", True),
+    ],
+)
+def test_plain_http_is_warned_about_beyond_this_machine(server: str, warned: bool) -> None:
+    assert _is_loopback(server) is not warned
+
+
+def test_what_the_server_refuses_for_ever_can_be_dropped(
+    push_arguments: list[str | Path], state: StateDirectory, server: ProtocolServer
+) -> None:
+    server.script("PUT", Fault("refuse", 404, "not_found"))
+    refused = run(*push_arguments)
+    assert refused.exit_code == 3
+    assert "queue drop --dataset ds_0" in refused.output
+    home = ("--state-dir", state.path)
+    assert "20 examples wait in 1 shards" in run("queue", "list", *home).output
+    assert run("queue", "drop", "--dataset", "d", *home).exit_code == 130  # nobody said yes
+    dropped = run("queue", "drop", "--dataset", "d", "--yes", *home)
+    assert (dropped.exit_code, "dropped 20 examples" in dropped.output) == (0, True)
+    assert run("queue", "list", *home).output == "nothing waits\n"
+    assert run("queue", "drop", "--dataset", "x", *home).exit_code == 2
+    assert run(*push_arguments).exit_code == 0
+    assert len(server.example_ids("ds_0")) == 20
 
 
 def test_enroll_push_status_predict(

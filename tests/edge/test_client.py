@@ -6,6 +6,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from splitfrozen.errors import CODES, RefusedError
 from splitfrozen_edge.client import Client
 from splitfrozen_edge.refusals import TransientError, read_refusal
 from splitfrozen_edge.retry import RetryPolicy, parse_retry_after
+from splitfrozen_edge.state import StateError
 from tests.edge.conftest import NewClient
 from tests.edge.protocol_server import DEVICE_TOKEN, ENROL_TOKEN, Fault, ProtocolServer
 from tests.edge.shards import small_body
@@ -115,6 +117,48 @@ def test_an_enrolment_that_may_have_arrived_is_not_repeated(
     assert server.devices == 1
     server.script("POST", Fault("refuse", 503))
     assert client.enroll("pi", {})["id"] == "dev_2"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("refuse", status, "no code of ours") for status in (500, 502, 504)] + [Fault("garbage")],
+    ids=lambda fault: f"{fault.kind}-{fault.status}",
+)
+def test_an_enrolment_that_a_proxy_answered_is_not_repeated(
+    server: ProtocolServer, new_client: NewClient, fault: Fault
+) -> None:
+    server.script("POST", fault)
+    with pytest.raises(RefusedError):
+        new_client(token=ENROL_TOKEN).enroll("pi", {})
+    assert len(server.requests) == 1
+
+
+def test_a_forbidden_dataset_is_not_a_missing_one(server: ProtocolServer, client: Client) -> None:
+    server.script("GET", Fault("refuse", 403, "forbidden"))
+    with pytest.raises(RefusedError) as caught:
+        client.dataset("d")
+    assert caught.value.code == "forbidden"
+
+
+def test_patience_counts_attempts_that_hang() -> None:
+    policy = RetryPolicy(patience=0.05, draw=lambda: 0.0)  # never waits by itself
+    client = Client("http://127.0.0.1:9", "t", policy=policy)
+    tries = iter(range(100))
+
+    def attempt() -> None:
+        next(tries)
+        time.sleep(0.02)
+        raise TransientError(RefusedError("unavailable", "it hangs"))
+
+    with pytest.raises(RefusedError, match="it hangs"):
+        client.retrying(attempt)
+    client.close()
+
+
+@pytest.mark.parametrize("server", ["http://host:port", "http://x..y"])
+def test_a_url_that_is_none_is_the_users_error(server: str) -> None:
+    with pytest.raises(StateError, match="check its URL"):
+        Client(server, "t")
 
 
 def test_a_dataset_that_appears_meanwhile_is_used(server: ProtocolServer, client: Client) -> None:

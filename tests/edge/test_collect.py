@@ -45,7 +45,7 @@ def compute(
     directory: Path, examples: list[Example], codec: str, task: str = "classification"
 ) -> list[Piece]:
     session = DeviceSession(read_bundle(directory), threads=1, wire=codec)
-    return strip(examples, session.run(*pad(examples, 0)), header(codec, task))
+    return strip(examples, session.run(*pad(examples)), header(codec, task))
 
 
 def build(pieces: list[Piece], head: ShardHeader) -> list[Shard]:
@@ -116,7 +116,7 @@ def test_a_graph_of_another_width_is_refused(encoder_bundle: Path) -> None:
     session = DeviceSession(read_bundle(encoder_bundle), threads=1)
     examples = [example(1, [5])]
     with pytest.raises(QuantizeError, match="16 channels; the manifest says 8"):
-        strip(examples, session.run(*pad(examples, 0)), header(width=8))
+        strip(examples, session.run(*pad(examples)), header(width=8))
 
 
 def test_a_file_that_is_no_graph_is_a_manifest_error(tmp_path: Path) -> None:

@@ -33,11 +33,10 @@ def test_a_killed_push_ends_with_each_example_exactly_once(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_fifty_kills_end_with_each_example_exactly_once(
+def test_twenty_kills_end_with_each_example_exactly_once(
     tmp_path: Path, server: ProtocolServer, state: StateDirectory, encoder_bundle: Path
 ) -> None:
-    kill_until_done(tmp_path, server, state, encoder_bundle, kills=50, rows=200)
+    kill_until_done(tmp_path, server, state, encoder_bundle, kills=20, rows=100)
 
 
 def kill_until_done(
@@ -54,6 +53,7 @@ def kill_until_done(
     The file grows before each try, so that every try has something to do.
     """
     moments = random.Random(3)
+    alive = 0
     for number in range(1, kills + 1):
         data = write_sentences(tmp_path / "data.jsonl", rows * number)
         server.requests.clear()
@@ -65,6 +65,8 @@ def kill_until_done(
                 time.sleep(0.001)
             time.sleep(moments.uniform(0, 0.6))
             process.send_signal(signal.SIGKILL)
+        alive += process.returncode == -signal.SIGKILL
+    assert alive >= kills // 3  # the others had ended by themselves
     server.faults.clear()
     done = subprocess.run(
         push_command(state, data, bundle), env=ENVIRONMENT, stdout=subprocess.PIPE, check=True

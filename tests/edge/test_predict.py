@@ -46,6 +46,13 @@ def test_an_answer_of_another_length_is_refused(
         classify([Row(1, {"text": "a"})], "ft:x", read_bundle(encoder_bundle), client)
 
 
+def test_truncated_texts_are_counted_in_a_warning(encoder_bundle: Path, client: Client) -> None:
+    rows = [Row(1, {"text": "a"}), Row(2, {"text": "bird " * 99})]
+    warnings: list[str] = []
+    classify(rows, "ft:x", read_bundle(encoder_bundle), client, warn=warnings.append)
+    assert warnings == ["1 texts have more than 32 tokens; truncated"]
+
+
 def test_a_text_without_tokens_is_a_data_error(tmp_path: Path, client: Client) -> None:
     bundle = read_bundle(write_bundle(tmp_path / "gpt2", family="gpt2"))
     with pytest.raises(DataError, match="text:3: gives no tokens"):

@@ -79,8 +79,8 @@ def test_transformers_renders_the_same_chat() -> None:
 
 
 def test_a_template_cannot_read_the_clock() -> None:
-    template = ChatTemplate("{{ strftime_now is defined }}{{ messages | length }}", {})
-    assert template.render([], ask=False) == "False0"
+    template = ChatTemplate("{{ strftime_now('%Y-%m-%d %H:%M') }}", {})
+    assert template.render([], ask=False) == "2026-01-01 00:00"
 
 
 def test_a_broken_template_is_a_data_error() -> None:
@@ -98,3 +98,17 @@ def make(directory: Path, task: str) -> Preprocessor:
     tokenizer = Tokenizer.from_file(bundle.path("tokenizer.json"))
     rules, size = bundle.manifest.preprocess, bundle.manifest.vocab_size
     return Preprocessor(rules, tokenizer, task=task, vocab_size=size)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 'x' * 10**9 }}",
+        "{{ 10 ** (10 ** 10) }}",
+        "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+    ],
+)
+def test_a_template_out_of_bounds_is_refused(source: str) -> None:
+    with pytest.raises(DataError, match="the chat template refuses"):
+        ChatTemplate(source, {}).render([], ask=False)

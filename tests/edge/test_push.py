@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,7 @@ from splitfrozen import digest, read_bundle
 from splitfrozen.errors import DataError, ManifestError, QuantizeError, RefusedError
 from splitfrozen.quantize import quantize_int8
 from splitfrozen_edge.client import Client
-from splitfrozen_edge.outbox import Outbox
-from splitfrozen_edge.pipeline import Pipeline, Stopped
-from splitfrozen_edge.progress import Silent
 from splitfrozen_edge.push import PushRequest, push_file
-from splitfrozen_edge.session import DeviceSession
 from splitfrozen_edge.state import StateDirectory, StateError
 from tests.edge.conftest import NewClient, write_sentences
 from tests.edge.protocol_server import Fault, ProtocolServer
@@ -217,6 +212,7 @@ def test_a_refused_push_keeps_what_was_computed(
     with pytest.raises(RefusedError) as caught:
         push_file(request_, state, new_client())
     assert caught.value.code == "unauthorized"
+    assert "splitfrozen-edge queue drop --dataset ds_0" in str(caught.value)
     report = push_file(request_, state, new_client())
     assert report.skipped + report.examples == report.uploaded_examples == 300
     assert len(set(server.example_ids(report.dataset_id))) == 300
@@ -278,6 +274,20 @@ def test_a_bundle_of_another_cut_is_refused(
         push_file(request_, state, client)
 
 
+def test_a_bundle_that_the_dataset_does_not_take_is_refused_before_any_compute(
+    request_: PushRequest, state: StateDirectory, client: Client, server: ProtocolServer
+) -> None:
+    dataset = server.add_dataset("reviews", "classification")
+    server.datasets[dataset]["base_model"] = "another"
+    with pytest.raises(StateError, match="takes bundles of another at cut 2"):
+        push_file(request_, state, client)
+    assert {seen.method for seen in server.requests} == {"GET"}
+    outbox = state.outbox()
+    assert outbox.known_examples(dataset) == set()
+    assert outbox.dataset_bundle(dataset) is None  # a push without --bundle asks the server
+    outbox.close()
+
+
 def test_a_damaged_bundle_is_not_used(
     tmp_path: Path, state: StateDirectory, client: Client
 ) -> None:
@@ -321,63 +331,6 @@ def test_a_second_push_in_the_same_directory_waits_for_nobody(
 ) -> None:
     with state.locked(), pytest.raises(StateError, match="another push is running"):
         push_file(request_, state, client)
-
-
-def test_a_full_outbox_pauses_computing_until_there_is_room(
-    state: StateDirectory, client: Client, server: ProtocolServer, encoder_bundle: Path
-) -> None:
-    report = run_pipeline(state, client, server, encoder_bundle, outbox_bytes=20_000)
-    assert report == 500
-
-
-def test_a_full_outbox_without_a_server_is_an_error(
-    state: StateDirectory, client: Client, server: ProtocolServer, encoder_bundle: Path
-) -> None:
-    server.script("PUT", *[Fault("before")] * 1000)
-    with pytest.raises(RefusedError, match="cannot reach"):
-        run_pipeline(state, client, server, encoder_bundle, outbox_bytes=70_000)
-    outbox = state.outbox()
-    assert 0 < outbox.queued_bytes() <= 70_000
-    outbox.close()
-
-
-def test_a_stopped_pipeline_leaves_whole_shards(
-    state: StateDirectory, client: Client, server: ProtocolServer, encoder_bundle: Path
-) -> None:
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(Stopped):
-        run_pipeline(state, client, server, encoder_bundle, outbox_bytes=1 << 30, stop=stop)
-
-
-def run_pipeline(
-    state: StateDirectory, client: Client, server: ProtocolServer, directory: Path, *,
-    outbox_bytes: int, stop: threading.Event | None = None,
-) -> int:  # fmt: skip
-    from splitfrozen_edge.collect import Example, ShardHeader
-    from splitfrozen_edge.preprocess import Encoded
-
-    bundle = read_bundle(directory)
-    dataset = server.add_dataset("d", "classification", ["a"])
-    outbox: Outbox = state.outbox()
-    ids = Encoded(np.arange(4, 16, dtype=np.int32), None)
-    examples = [Example(i, ids, i.to_bytes(16, "big"), "a") for i in range(500)]
-    pipeline = Pipeline(
-        examples=examples,
-        header=ShardHeader(bundle.id, dataset, 2, "int8", "classification", 16),
-        places={"a": 0},
-        pad_id=0,
-        open_session=lambda: DeviceSession(bundle, threads=1),
-        outbox=outbox,
-        client=client,
-        progress=Silent(),
-        stop=stop or threading.Event(),
-        outbox_bytes=outbox_bytes,
-    )
-    try:
-        return pipeline.run().examples
-    finally:
-        outbox.close()
 
 
 def test_the_stored_bytes_are_the_sent_bytes(

@@ -227,3 +227,11 @@ def test_csv_written_by_the_standard_library_is_read(tmp_path: Path) -> None:
     csv.writer(stream).writerows([["text", "label"], ['he said "no, never"', "a"]])
     (tmp_path / "d.csv").write_text(stream.getvalue(), newline="")
     assert read(tmp_path / "d.csv") == [(2, {"text": 'he said "no, never"', "label": "a"})]
+
+
+def test_a_label_after_a_first_row_without_one_is_not_ignored(tmp_path: Path) -> None:
+    text = '{"text": "a"}\n{"text": "b", "label": "x"}\n{"text": "c", "messages": []}\n'
+    found = complaint(tmp_path / "d.jsonl", text)
+    assert "d.jsonl:2: label: is here, but the first row has none" in found
+    assert "d.jsonl:3: messages: is here" in found
+    assert len(read(tmp_path / "d.jsonl", "causal_lm")) == 3

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from splitfrozen import Manifest, SplitFrozenError, read_bundle
+from splitfrozen.errors import ManifestError
 from splitfrozen.manifest import BaseModel, Preprocess
 from splitfrozen_export.bundle import check_target, draft_bundle
 
-# Writes a bundle whose one file says `argv[2]`, and kills itself before file-system step argv[3].
+STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock")
+# Writes a bundle whose one file says "new", and kills itself before step argv[2] among argv[3:].
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -22,25 +24,23 @@ sys.path[:0] = [os.getcwd()]
 from splitfrozen_export.bundle import draft_bundle
 from tests.export.test_bundle import small_manifest
 
-STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock")
-left = int(sys.argv[3])
-target = Path(sys.argv[1])
+target, left, steps = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 
 def count(event, arguments):
     global left
-    if event in STEPS and target.name in str(arguments):
+    if event in steps and target.name in str(arguments):
         left -= 1
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(count)
 with draft_bundle(target, force=True) as draft:
-    (draft.directory / "device.onnx").write_text(sys.argv[2])
+    (draft.directory / "device.onnx").write_text("new")
     draft.publish(small_manifest(draft.files()))
 """
 
 
-def small_manifest(files) -> Manifest:  # type: ignore[no-untyped-def]
+def small_manifest(files, *, pad_token_id=None) -> Manifest:  # type: ignore[no-untyped-def]
     return Manifest(
         base_model=BaseModel("tiny", None),
         prefix_digest="0" * 64,
@@ -55,7 +55,7 @@ def small_manifest(files) -> Manifest:  # type: ignore[no-untyped-def]
         wire="fp32",
         wire_codecs=("fp32",),
         opset=23,
-        preprocess=Preprocess(64, "right", (), None, None, None),
+        preprocess=Preprocess(64, "right", (), None, pad_token_id, None),
         files=files,
     )
 
@@ -119,6 +119,16 @@ def test_two_exports_to_one_place_do_not_remove_each_other_s_draft(tmp_path: Pat
         assert second.directory.is_dir()
 
 
+def test_a_manifest_that_no_one_could_open_is_not_published(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", "old")
+    with draft_bundle(tmp_path / "bundle", force=True) as draft:
+        (draft.directory / "device.onnx").write_text("new")
+        with pytest.raises(ManifestError, match="pad_token_id"):
+            draft.publish(small_manifest(draft.files(), pad_token_id=-1))
+    assert content(tmp_path / "bundle") == "old"
+
+
+@pytest.mark.long
 def test_killed_at_any_step_there_is_the_old_bundle_or_the_new_one(tmp_path: Path) -> None:
     """Every step of replacing a bundle: after the kill, the next export repairs and succeeds."""
     seen = set()
@@ -145,14 +155,24 @@ def test_an_interrupted_replacement_is_undone_when_a_new_export_fails(tmp_path: 
     write(target, "old")
     target.rename(tmp_path / ".bundle.replaced")
     with pytest.raises(SplitFrozenError, match="--force"):
-        write(target, "new")
+        check_target(target, force=False)
     assert content(target) == "old"
 
 
-def kill_before(target: Path, step: int) -> bool:
+def test_a_bundle_hidden_by_a_killed_export_is_no_free_place(tmp_path: Path) -> None:
+    """Killed between the two renames of a replacement, by a real SIGKILL."""
+    target = tmp_path / "bundle"
+    write(target, "old")
+    assert kill_before(target, 1, "os.rename")
+    assert not target.exists()
+    with pytest.raises(SplitFrozenError, match="--force"):
+        check_target(target, force=False)
+    assert content(target) == "old"
+
+
+def kill_before(target: Path, step: int, *among: str) -> bool:
     """Replace the bundle in a process that is killed before a step; whether it was."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(target), "new", str(step)], check=False, timeout=60
-    )
+    arguments = [str(target), str(step), *(among or STEPS)]
+    done = subprocess.run([sys.executable, "-c", CHILD, *arguments], check=False, timeout=60)
     assert done.returncode in (0, -signal.SIGKILL)
     return done.returncode != 0

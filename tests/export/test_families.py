@@ -11,7 +11,7 @@ import pytest
 from splitfrozen.quantize import quantize_int8
 from splitfrozen_export.quantize import MAX_ERROR
 from splitfrozen_export.verify import run_graph, verify
-from tests.export.conftest import Traced
+from tests.export.conftest import Traced, cut_of
 from tests.export.invariance import (
     assert_later_tokens_do_not_matter,
     assert_neighbours_do_not_matter,
@@ -74,7 +74,7 @@ def test_the_graph_codes_what_the_reference_codes(traced: Graphs, family: str) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int8_keeps_no_product_weight_in_float(traced: Graphs, family: str) -> None:
     graphs = traced(family)
-    assert graphs.coverage["int8"].products >= 2 * 4
+    assert graphs.coverage["int8"].products >= 4 * cut_of(family)
     assert graphs.coverage["int8"].tables >= 1
     model = onnx.load(graphs.graphs["int8"], load_external_data=False)
     weights = [t for t in model.graph.initializer if len(t.dims) == 2 and min(t.dims) >= 32]

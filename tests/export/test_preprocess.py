@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -14,7 +16,7 @@ from splitfrozen import SplitFrozenError
 from splitfrozen_export.blueprint import read_blueprint
 from splitfrozen_export.preprocess import describe, read_text_side, write_tokenizer
 from splitfrozen_export.split import resolve_model
-from tests.tiny_models import FAMILIES, is_decoder
+from tests.tiny_models import FAMILIES, is_decoder, write_tiny_model
 
 Models = Callable[[str], Path]
 TEXTS = ("on the boat", "Hello, world! " * 90, "", "naïve Straße")
@@ -103,6 +105,48 @@ def test_max_length_is_512_or_what_the_model_has_or_the_wish(
 ) -> None:
     side = read_text_side(resolve_model(tiny_model("bert")))
     assert describe(side, limit=limit, max_length=wish, causal=False).max_length == expected
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "rotary", "limit"),
+    [
+        ("phi3", {"original_max_position_embeddings": 64, "rope_parameters": LONGROPE}, 64),
+        ("qwen3", {"max_position_embeddings": 128, "rope_parameters": DYNAMIC}, 128),
+    ],
+)
+def test_a_text_never_grows_to_where_it_would_change_its_own_first_tokens(
+    tmp_path: Path, family: str, rotary: dict[str, Any], limit: int
+) -> None:
+    source = resolve_model(write_tiny_model(family, tmp_path / family, **rotary))
+    side, blueprint = read_text_side(source), read_blueprint(source)
+    known = {"limit": blueprint.max_positions, "steady_only": blueprint.steady_only}
+    assert blueprint.max_positions == limit
+    assert describe(side, **known, max_length=None, causal=True).max_length == limit
+    with pytest.raises(SplitFrozenError, match=f"{limit} positions") as refused:
+        describe(side, **known, max_length=limit + 1, causal=True)
+    assert ("depend on later tokens" in refused.value.message) == (family == "phi3")
+
+
+@pytest.mark.parametrize(("said", "written"), [(-1, None), (128, None), (127, 127), ([-1, 5], 5)])
+def test_a_padding_id_that_the_model_has_no_row_for_is_none(
+    tiny_model: Models, tmp_path: Path, said: int | list[int], written: int | None
+) -> None:
+    """Old Llama configurations say -1; with it in a manifest no one could open the bundle."""
+    shutil.copytree(tiny_model("llama"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer_config.json").unlink()  # it would name the ids itself
+    config = json.loads((tmp_path / "config.json").read_text())
+    name = "eos_token_id" if isinstance(said, list) else "pad_token_id"
+    (tmp_path / "config.json").write_text(json.dumps({**config, name: said}))
+    assert getattr(read_text_side(resolve_model(tmp_path)), name) == written
 
 
 def test_more_positions_than_the_model_has_are_refused(tiny_model: Models) -> None:

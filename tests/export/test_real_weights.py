@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -16,6 +18,9 @@ from tests.export.invariance import (
     assert_neighbours_do_not_matter,
     ragged,
 )
+
+Minilm = Callable[[int], Traced]
+CUTS = [pytest.param(3, marks=pytest.mark.long), 4]
 
 
 def encode(path, texts) -> list[list[int]]:  # type: ignore[no-untyped-def]
@@ -49,28 +54,30 @@ def measure(traced: Traced, precision: str, examples: list[list[int]]) -> Report
     )
 
 
-@pytest.mark.parametrize(("cut", "limit"), [(3, 0.055), (4, 0.06)])
+@pytest.mark.parametrize(
+    ("cut", "limit"), [pytest.param(3, 0.055, marks=pytest.mark.long), (4, 0.06)]
+)
 def test_minilm_in_int8_is_as_close_as_measured(
-    traced_minilm: dict[int, Traced], english: list[list[int]], cut: int, limit: float
+    traced_minilm: Minilm, english: list[list[int]], cut: int, limit: float
 ) -> None:
-    report = measure(traced_minilm[cut], "int8", english)
+    report = measure(traced_minilm(cut), "int8", english)
     assert report.relative_error < limit
     assert report.worst_token < 0.13
     assert report.cosine_min > 0.99
     assert report.neighbour_difference == 0.0
 
 
-@pytest.mark.parametrize("cut", [3, 4])
+@pytest.mark.parametrize("cut", CUTS)
 def test_minilm_in_fp32_is_the_segment(
-    traced_minilm: dict[int, Traced], english: list[list[int]], cut: int
+    traced_minilm: Minilm, english: list[list[int]], cut: int
 ) -> None:
-    assert measure(traced_minilm[cut], "fp32", english).relative_error < 5e-6
+    assert measure(traced_minilm(cut), "fp32", english).relative_error < 5e-6
 
 
-def test_minilm_shrinks_to_a_quarter(traced_minilm: dict[int, Traced]) -> None:
+def test_minilm_shrinks_to_a_quarter(traced_minilm: Minilm) -> None:
     sizes = {
         precision: path.with_name("device.onnx.data").stat().st_size
-        for precision, path in traced_minilm[4].graphs.items()
+        for precision, path in traced_minilm(4).graphs.items()
     }
     assert sizes["int8"] < 0.27 * sizes["fp32"]
 
@@ -84,11 +91,11 @@ def test_a_small_llama_in_int8_is_as_close_as_measured(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("cut", [3, 4])
+@pytest.mark.parametrize("cut", CUTS)
 def test_real_sentences_do_not_depend_on_batch_or_padding(
-    traced_minilm: dict[int, Traced], english: list[list[int]], cut: int, threads: int
+    traced_minilm: Minilm, english: list[list[int]], cut: int, threads: int
 ) -> None:
-    session = with_threads(traced_minilm[cut], threads)
+    session = with_threads(traced_minilm(cut), threads)
     assert_neighbours_do_not_matter(session, [ids[:510] for ids in english[-3:]])
     assert_neighbours_do_not_matter(session, english[:24])
 
@@ -104,9 +111,9 @@ def test_real_stories_do_not_depend_on_batch_or_later_tokens(
 
 
 def test_real_activations_are_coded_as_the_reference_codes_them(
-    traced_minilm: dict[int, Traced], english: list[list[int]]
+    traced_minilm: Minilm, english: list[list[int]]
 ) -> None:
-    hidden, coded, scale = run_graph(traced_minilm[4].session("int8"), english[:32])
+    hidden, coded, scale = run_graph(traced_minilm(4).session("int8"), english[:32])
     tokens = hidden.reshape(-1, hidden.shape[-1])
     expected, scales = quantize_int8(tokens)
     assert np.array_equal(coded.reshape(tokens.shape), expected)
@@ -114,12 +121,12 @@ def test_real_activations_are_coded_as_the_reference_codes_them(
 
 
 def test_built_in_sentences_measure_like_real_text(
-    traced_minilm: dict[int, Traced],
+    traced_minilm: Minilm,
     minilm,
     english: list[list[int]],  # type: ignore[no-untyped-def]
 ) -> None:
-    built_in = measure(traced_minilm[4], "int8", encode(minilm, SENTENCES)).relative_error
-    real = measure(traced_minilm[4], "int8", english).relative_error
+    built_in = measure(traced_minilm(4), "int8", encode(minilm, SENTENCES)).relative_error
+    real = measure(traced_minilm(4), "int8", english).relative_error
     assert 0.7 < built_in / real < 1.4
 
 

@@ -41,12 +41,12 @@ def wire(vector: dict[str, Any]) -> bytes:
     return body + body[-1:] * (vector.get("repeat_last", 1) - 1)
 
 
-@pytest.mark.parametrize("vector", load("message", 72))
+@pytest.mark.parametrize("vector", load("message", 77))
 def test_a_body_is_read_or_refused_with_its_code(vector: dict[str, Any]) -> None:
     assert outcome(lambda: decode(wire(vector))) == vector["expect"]
 
 
-@pytest.mark.parametrize("vector", load("message", 72))
+@pytest.mark.parametrize("vector", load("message", 77))
 def test_a_good_body_has_one_encoding(vector: dict[str, Any]) -> None:
     if vector["expect"] != "ok":
         assert outcome(lambda: decode(wire(vector))) != "ok"

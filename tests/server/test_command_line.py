@@ -73,6 +73,15 @@ def test_refusal_is_one_line_with_its_code_and_exit_code_3(server: ServerProcess
     assert found.stderr.strip() == "Error: there is no dataset 'nobody' [not_found]"
 
 
+@pytest.mark.parametrize(
+    "url", ["http://198.51.100.7:8000", "https://127.example.org", "http://localhost.example.org"]
+)
+def test_local_token_is_not_sent_to_another_machine(tmp_path: Path, url: str) -> None:
+    (tmp_path / "admin.token").write_text("sf_adm_secret\n")
+    found = run_command("models", "list", "--server", url, "--data-dir", str(tmp_path))
+    assert found.returncode == 2 and "--token" in found.stderr and url in found.stderr
+
+
 def test_server_that_does_not_answer_is_exit_code_3() -> None:
     found = run_command("models", "list", "--server", "http://127.0.0.1:9", "--token", "x")
     assert found.returncode == 3 and "splitfrozen-server serve" in found.stderr

@@ -93,6 +93,8 @@ def test_device_may_not_close_or_limit_a_dataset(corner: Corner, extra: dict[str
         ({"name": "a" * 65}, 400, "invalid_request", "name"),
         ({"cut": 4}, 400, "invalid_request", "cut"),
         ({"cut": 0}, 400, "invalid_request", "cut"),
+        ({"cut": 10**20}, 400, "invalid_request", "cut"),
+        ({"max_examples": 10**20}, 400, "invalid_request", "max_examples"),
         ({"base_model": "nobody"}, 404, "not_found", "base_model"),
         ({"task": "inference"}, 400, "invalid_request", "task"),
         ({"labels": ["a", "a"]}, 400, "invalid_request", "labels"),
@@ -145,3 +147,10 @@ def test_erased_dataset_leaves_no_row_and_no_activation(corner: Corner) -> None:
     assert digest not in blob_digests(corner.server.data_dir)
     left = rows(corner.server.data_dir, ["labels", "shards", "examples"])
     assert corner.dataset not in str(left)
+
+
+@pytest.mark.parametrize("path", ["/v1/bundles?cut=", DATASETS + "/{dataset}/shards?after="])
+def test_integer_that_no_database_holds_is_invalid(corner: Corner, path: str) -> None:
+    with corner.server.client() as admin:
+        answer = admin.get(path.format(dataset=corner.dataset) + str(10**20))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")

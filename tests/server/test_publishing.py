@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from splitfrozen.errors import CODES
+from splitfrozen.errors import CODES, RefusedError
 from splitfrozen.manifest import BaseModel
+from splitfrozen_server.base_models import register_model
+from splitfrozen_server.config import ServerConfig
+from splitfrozen_server.database.tables import DEFAULT_TENANT, BaseModelRow
+from splitfrozen_server.services import open_services
 from tests.server.conftest import CUT, FILES
 from tests.server.stack import ServerProcess, enrol, stored
 
@@ -153,3 +160,27 @@ def test_same_model_again_is_fine_and_another_under_its_name_is_not(
         taken = admin.post("/v1/base_models", json={"name": "tiny", "source": str(other)})
     assert same.status_code == 200
     assert (taken.status_code, taken.json()["error"]["code"]) == (409, "name_taken")
+
+
+def test_same_revision_by_its_branch_or_its_commit_is_the_same_model(data_dir: Path) -> None:
+    async def register(revisions: list[str]) -> list[str]:
+        services = open_services(ServerConfig(data_dir=data_dir))
+        await services.database.write(name_revisions)
+        answers = []
+        for revision in revisions:
+            try:
+                model = await register_model(
+                    services, DEFAULT_TENANT, "tiny", "org/tiny", revision=revision
+                )
+                answers.append(f"{model[0].revision} {model[1]}")
+            except RefusedError as error:
+                answers.append(error.code)
+        await services.close()
+        return answers
+
+    def name_revisions(session: Session) -> None:
+        row = session.scalars(select(BaseModelRow)).one()
+        row.source, row.revision, row.requested_revision = "org/tiny", "c0ffee", "main"
+
+    known = "c0ffee False"
+    assert asyncio.run(register(["main", "c0ffee", "other"])) == [known, known, "name_taken"]

@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import zstandard
@@ -57,9 +59,18 @@ def test_connection_that_breaks_inside_the_body(corner: Corner) -> None:
     host, port = corner.server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body[:-20])
-    corner.client.get("/health").raise_for_status()
+        wait_for_bodies(corner.client, 1)  # the handler is at it,
+    wait_for_bodies(corner.client, 0)  # and has ended
     assert stored(corner.server.data_dir) == before
     assert put(corner.client, corner.dataset, body).status_code == 201
+
+
+def wait_for_bodies(client: httpx.Client, count: int) -> None:
+    """Wait until so many shard bodies are being received."""
+    deadline = time.monotonic() + 30
+    while f"splitfrozen_shard_bodies_in_memory {count}.0" not in client.get("/metrics").text:
+        assert time.monotonic() < deadline, f"never {count} bodies in memory"
+        time.sleep(0.01)
 
 
 def test_trailing_bytes(corner: Corner) -> None:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from splitfrozen_server.blobs import BlobStore
+from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.database.engine import Database
+from splitfrozen_server.database.tables import BaseModelRow, DatasetRow
+from splitfrozen_server.datasets import insert_dataset, seal_idle
+from splitfrozen_server.jobs.results import file_store
 from splitfrozen_server.recovery import recover
 from tests.server.bodies import Maker
 from tests.server.stack import ServerProcess, blob_digests, create_dataset, enrol, put, rows, stored
@@ -137,12 +145,73 @@ def test_recovery_sweeps_leftovers_and_reports_what_is_missing(
     blobs.path(orphan).with_name(orphan + ".1.part").write_bytes(b"half")
     blobs.delete(digests[0])
     (data_dir / "bundles" / ("0" * 64 + ".part")).mkdir()
-    database = Database(f"sqlite:///{data_dir / 'splitfrozen.db'}")
-    found = recover(database, blobs, data_dir / "bundles")
-    again = recover(database, blobs, data_dir / "bundles")
+    config = ServerConfig(data_dir=data_dir)
+    part = file_store(config).path(orphan).with_name(orphan + ".1.part")
+    part.write_bytes(b"half")
+    database = Database(config.database_url)
+    found = recover(database, blobs, config)
+    again = recover(database, blobs, config)
     database.close()
-    assert (found.parts, found.orphans, found.missing) == (1, 1, (digests[0],))
-    assert (again.parts, again.orphans) == (0, 0)
-    assert blob_digests(data_dir) == set(digests[1:])
+    assert (found.parts, found.orphans, found.missing) == (3, 1, (digests[0],))
+    assert (again.parts, again.orphans, again.returned) == (0, 0, 0)
+    assert blob_digests(data_dir) == set(digests[1:]) and not part.exists()
+    assert (data_dir / "orphans" / "blobs" / orphan).read_bytes() == b"orphan"
     assert [path.name for path in (data_dir / "bundles").iterdir()] == [bundle]
     assert any("LOST" in line and digests[0] in line for line in serve().lines)
+
+
+def test_start_with_an_older_database_loses_nothing(
+    serve: Serve, data_dir: Path, bundle: str, tmp_path: Path
+) -> None:
+    """Twice the same mistake, a fresh database, then the right one: everything is back."""
+    server = serve()
+    dataset, token = create_dataset(server, "restored")["id"], enrol(server)["token"]
+    with server.client(token) as client:
+        digest = put(client, dataset, Maker(bundle, dataset).body(1)).json()["digest"]
+    server.stop()
+    right = tmp_path / "right"
+    right.mkdir()
+    for path in data_dir.glob("splitfrozen.db*"):
+        shutil.move(path, right)
+    mistaken = serve()
+    assert any("WARNING put 2 shards and bundles" in line for line in mistaken.lines)
+    mistaken.stop()
+    assert blob_digests(data_dir) == set()
+    for path in data_dir.glob("splitfrozen.db*"):
+        path.unlink()
+    for path in right.iterdir():
+        shutil.move(path, data_dir)
+    again = serve()
+    assert blob_digests(data_dir) == {digest}
+    with again.client(token) as client:
+        assert client.get(f"/v1/bundles/{bundle}/files/device.onnx").content == b"graph"
+    assert not any((data_dir / "orphans").rglob("?" * 64))
+
+
+def test_idle_time_does_not_run_while_the_server_is_down(data_dir: Path) -> None:
+    database = Database(f"sqlite:///{data_dir / 'splitfrozen.db'}")
+
+    def add(session: Session) -> None:
+        model = session.scalars(select(BaseModelRow)).one()
+        row = DatasetRow(tenant_id=model.tenant_id, name="quiet", base_model_id=model.id, cut=2)
+        row.task, row.open_labels, row.idle_seal = "causal_lm", False, 60.0
+        row.last_shard_at = time.time() - 3600
+        insert_dataset(session, row, [])
+
+    database.write_sync(add)
+    assert database.write_sync(partial(seal_idle, uptime=59.0)) == []
+    assert database.write_sync(partial(seal_idle, uptime=60.0)) == ["quiet"]
+    database.close()
+
+
+def test_server_whose_last_admin_token_was_revoked_makes_another(serve: Serve) -> None:
+    first = serve()
+    old = first.admin_token
+    with first.client() as admin:
+        for token in admin.get("/v1/tokens").json()["data"]:
+            admin.delete(f"/v1/tokens/{token['id']}")
+    first.stop()
+    second = serve()
+    assert second.admin_token != old and f"Admin token: {second.admin_token}" in second.lines
+    with second.client() as admin:
+        assert admin.get("/v1/tokens").status_code == 200

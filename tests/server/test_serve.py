@@ -64,6 +64,14 @@ def test_control_socket_is_for_its_user_only(server: ServerProcess) -> None:
     assert stat.S_IMODE((run / "control.sock").stat().st_mode) == 0o600
 
 
+def test_data_directory_is_for_its_user_only(serve: Serve, data_dir: Path) -> None:
+    data_dir.chmod(0o755)  # as an earlier version left it
+    serve()
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    made = [data_dir / "run", data_dir / "files", data_dir / "lock"]
+    assert [path.name for path in made if path.stat().st_mode & 0o077] == []
+
+
 def test_data_directory_too_deep_for_a_socket_works(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path / ("d" * 90) / "state")
     assert httpx.get(f"{server.url}/health").status_code == 200

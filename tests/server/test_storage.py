@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import resource
 import socket
 import threading
@@ -22,6 +23,7 @@ from splitfrozen_server.app import create_app
 from splitfrozen_server.blobs import BlobStore
 from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.services import open_services
+from splitfrozen_server.uploads import check_space
 from tests.server.bodies import Maker
 from tests.server.conftest import Corner
 from tests.server.stack import ServerProcess, create_dataset, enrol, put, stored
@@ -81,13 +83,33 @@ def test_failed_put_leaves_no_file(
     def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(
-        *((blobs.os, "fsync") if call == "fsync" else (blobs, "_write_durably")), fail
-    )
+    if call == "fsync":
+        monkeypatch.setattr(blobs.os, "fsync", fail)
+    else:
+        monkeypatch.setattr(blobs.os, "fdopen", open_and_fail_after_one_byte)
     with pytest.raises(RefusedError) as caught:
         store.put(b"body", digest)
     assert caught.value.code == "insufficient_storage"
     assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+class _FullAfterOneByte(io.FileIO):
+    """A file on a disk with one free byte."""
+
+    def write(self, body: Any) -> int:
+        super().write(bytes(body)[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def open_and_fail_after_one_byte(descriptor: int, mode: str) -> io.FileIO:
+    return _FullAfterOneByte(descriptor, mode)
+
+
+def test_space_is_kept_for_every_upload_that_may_be_under_way(tmp_path: Path) -> None:
+    check_space(ServerConfig(data_dir=tmp_path, keep_free=0, max_body=1, upload_slots=1))
+    with pytest.raises(RefusedError) as caught:
+        check_space(ServerConfig(data_dir=tmp_path, keep_free=0, max_body=1, upload_slots=1 << 60))
+    assert caught.value.code == "insufficient_storage"
 
 
 class InThread:
@@ -152,6 +174,22 @@ def wait_for_busy_slot(client: httpx.Client) -> None:
     while "splitfrozen_shard_bodies_in_memory 1.0" not in client.get("/metrics").text:
         assert time.monotonic() < deadline, "the slow upload never got its slot"
         time.sleep(0.01)
+
+
+def test_slow_json_body_is_503(data_dir: Path) -> None:
+    token = (data_dir / "admin.token").read_text().strip()
+    head = (
+        "POST /v1/tokens HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n"
+        f"Content-Type: application/json\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )
+    with (
+        InThread(ServerConfig(data_dir=data_dir, body_timeout=0.2)) as running,
+        socket.create_connection(running.listener.getsockname()[:2]) as slow,
+    ):
+        slow.sendall(head.encode() + b'{"role"')
+        answer = slow.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 503") and b'"unavailable"' in answer
+    assert b"retry-after: 1" in answer.lower()
 
 
 def test_json_body_over_the_limit_is_refused_declared_or_not(corner: Corner) -> None:

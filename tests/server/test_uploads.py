@@ -39,6 +39,19 @@ def test_same_shard_again_gives_the_first_receipt(corner: Corner) -> None:
     assert stored(corner.server.data_dir) == before
 
 
+def test_repeat_of_a_shard_that_lost_its_bytes_stores_them_again(corner: Corner) -> None:
+    body = corner.make.body(1)
+    first = put(corner.client, corner.dataset, body)
+    digest = first.json()["digest"]
+    (corner.server.data_dir / "blobs" / digest[:2] / digest).unlink()
+    path = f"/v1/activation_datasets/{corner.dataset}/shards/{digest}"
+    assert corner.client.head(path).status_code == 404
+    again = put(corner.client, corner.dataset, body)
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert digest in blob_digests(corner.server.data_dir)
+    assert corner.client.head(path).status_code == 200
+
+
 def test_repeat_with_another_body_is_no_repeat(corner: Corner) -> None:
     body = corner.make.body(1)
     put(corner.client, corner.dataset, body)

@@ -50,11 +50,11 @@ def test_a_classifying_server_does_not_hold_the_token_table(
     assert (source.config.vocab_size, source.config.hidden_size) not in shapes
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_the_device_segment_survives_torch_export(
-    tiny_model: Callable[[str], Path], family: str, *, atol: float = 1e-5
+    tiny_model: Callable[[str], Path], *, atol: float = 1e-5
 ) -> None:
-    segment = load_device_segment(resolve_model(tiny_model(family)), 2)
+    """One family; the graphs of all of them are compared with torch where they are written."""
+    segment = load_device_segment(resolve_model(tiny_model("llama")), 2)
     mask = make_mask("right")
     ids = make_ids(segment.model.config, mask)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=512)

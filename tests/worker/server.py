@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from transformers import AutoConfig
 
 from splitfrozen.wire import Shard, digest, encode
+from splitfrozen_export.split import prefix_digest, resolve_model
 from splitfrozen_server.database.engine import Database
 from splitfrozen_server.database.tables import BaseModelRow, BundleRow
 from tests.worker.shards import BUNDLE, CUT
@@ -231,7 +232,7 @@ def _insert_model(session: Session, path: Path, name: str, bundle: str) -> None:
             cut=CUT,
             precision="fp32",
             wire="fp32",
-            prefix_digest="0" * 64,
+            prefix_digest=prefix_digest(resolve_model(path), CUT),
             hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,
             max_length=64,

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.worker.server import Server
@@ -84,6 +85,15 @@ def test_what_cannot_classify_says_so(
     assert refusal(bert, "tiny") == (409, "model_not_ready")
     assert refusal(bert, "ft:none") == (404, "not_found")
     assert refusal(llama, "ft:my-words") == (409, "dataset_mismatch")
+
+
+def test_scores_that_are_not_numbers_are_refused(
+    server: Server, bert: ShardMaker, trained: dict[str, Any]
+) -> None:
+    shard = bert.shard(separable_examples(2), task="inference")
+    huge = replace(shard, hidden=np.full_like(shard.hidden, 3e38))
+    answer = server.ask(huge, trained["fine_tuned_model"])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_finite")
 
 
 def test_completions_are_learned(server: Server, llama: ShardMaker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from splitfrozen_server.jobs.events import DIVERGED
 from splitfrozen_server.worker.control_client import ControlClient
 from splitfrozen_server.worker.loop import work_forever
 from splitfrozen_server.worker.turns import Turns
@@ -44,6 +46,7 @@ def check(server: Server, job_id: str, undisturbed: dict[str, Any]) -> None:
     assert job["status"] == "succeeded", job["error"]
     assert job["splitfrozen"]["result"] == undisturbed["result"]
     assert server.losses(job_id) == undisturbed["losses"]
+    assert DIVERGED not in server.log.read_text()  # of a step that was made again
 
 
 def test_a_worker_killed_at_random_moments_changes_nothing(
@@ -85,6 +88,44 @@ def test_killing_the_server_and_its_worker_changes_nothing(
     check(server, job, undisturbed)
 
 
+def test_a_job_that_kills_its_worker_fails_and_frees_the_queue(
+    start_server: Callable[..., Server], tiny_model: Callable[[str], Path], bert: ShardMaker
+) -> None:
+    server = start_server(tiny_model("bert"), "--no-worker")
+    deadly = start_job(server, bert)
+    harmless = str(server.create_job(server.job(deadly)["training_file"])["id"])
+    control = ControlClient(server.data_dir / "run" / "control.sock", "worker-0")
+    for _ in range(3):
+        job = control.lease()  # and is heard of no more
+        assert job is not None and job.id == deadly
+    job = control.lease()
+    assert job is not None and job.id == harmless
+    error = server.job(deadly)["error"]
+    assert error["code"] == "internal_error" and "batch_size" in error["message"]
+    for step in (1, 2, 3, 4):  # each attempt gets further: this one is only unlucky
+        progress = {"steps_completed": step, "total_steps": 12, "trained_tokens": 1}
+        control.report(job, [], progress)
+        job = control.lease()
+        assert job is not None and job.id == harmless
+    control.close()
+
+
+def test_a_full_disk_puts_the_job_back(
+    start_server: Callable[..., Server],
+    tiny_model: Callable[[str], Path],
+    bert: ShardMaker,
+    undisturbed: dict[str, Any],
+) -> None:
+    server = start_server(tiny_model("bert"), "--no-worker")
+    job = start_job(server, bert)
+    with Workers(server) as workers:
+        workers.start(largest_file=50_000)
+        server.wait(lambda: any("disk is full" in m for m in server.messages(job)), "it says so")
+        workers.kill()
+        workers.start()
+        check(server, job, undisturbed)
+
+
 class Workers:
     """Workers of a server that runs none, forked from a process that has imported torch."""
 
@@ -100,8 +141,9 @@ class Workers:
     def __exit__(self, *error: object) -> None:
         self.kill()
 
-    def start(self) -> None:
-        self._process = self._context.Process(target=work, args=self._arguments)
+    def start(self, *, largest_file: int | None = None) -> None:
+        arguments = (*self._arguments, largest_file)
+        self._process = self._context.Process(target=work, args=arguments)
         self._process.start()
 
     def kill(self) -> None:
@@ -109,8 +151,10 @@ class Workers:
         self._process.join()
 
 
-def work(data_dir: Path, control_socket: Path) -> None:
-    """What the worker process does, without inference."""
+def work(data_dir: Path, control_socket: Path, largest_file: int | None) -> None:
+    """What the worker process does, without inference; on a disk that seems full if so wished."""
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     torch.set_num_threads(1)
     control = ControlClient(control_socket, "worker-0")
     work_forever(control, Workspace(data_dir / "worker"), Turns())

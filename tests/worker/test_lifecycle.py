@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from splitfrozen_server.database.engine import Database
+from splitfrozen_server.database.job_tables import JobRow
 from tests.worker.server import Server
 from tests.worker.shards import ShardMaker, push_examples, separable_examples
 
 JOBS = "/v1/fine_tuning/jobs"
-SLOW = {"n_epochs": 200}  # long enough to be stopped in the middle
+SLOW = {"n_epochs": 1000}  # long enough to be stopped in the middle
 
 
 def sealed_dataset(server: Server, maker: ShardMaker, *, examples: int = 32) -> str:
@@ -21,6 +23,13 @@ def sealed_dataset(server: Server, maker: ShardMaker, *, examples: int = 32) -> 
 
 def change(server: Server, job: dict[str, Any], action: str) -> Any:
     return server.http.post(f"{JOBS}/{job['id']}/{action}")
+
+
+def lease_of(server: Server, job: dict[str, Any]) -> str | None:
+    database = Database(f"sqlite:///{server.data_dir / 'splitfrozen.db'}")
+    found = database.read_sync(lambda session: session.get_one(JobRow, job["id"]).lease)
+    database.close()
+    return found
 
 
 def test_a_job_waits_for_its_start_conditions(server: Server, bert: ShardMaker) -> None:
@@ -114,10 +123,18 @@ def test_pause_and_resume_change_nothing_in_the_result(server: Server, bert: Sha
     server.wait_for_step(job["id"], 3)
     assert change(server, job, "pause").json()["status"] == "paused"
     assert change(server, job, "pause").status_code == 200
+    server.wait(lambda: lease_of(server, job) is None, "the worker lets go")
+    stopped_at = server.job(job["id"])["steps_completed"]
+    # The worker is at work on another job, and not on this one.
+    other = server.create_job(dataset, hyperparameters={"n_epochs": 1})["id"]
+    assert server.wait_for_end(other)["status"] == "succeeded"
+    assert server.job(job["id"])["steps_completed"] == stopped_at < calm["total_steps"]
     assert change(server, job, "resume").json()["status"] in ("queued", "running")
     done = server.wait_for_end(job["id"])
     assert done["splitfrozen"]["result"] == calm["splitfrozen"]["result"]
     assert server.losses(job["id"]) == server.losses(calm["id"])
+    going_on = f"Going on from the checkpoint of step {stopped_at}"
+    assert going_on in server.messages(job["id"])
     assert change(server, job, "pause").json()["error"]["code"] == "job_not_active"
 
 
@@ -130,6 +147,7 @@ def test_a_cancelled_job_frees_the_worker(server: Server, bert: ShardMaker) -> N
     assert change(server, job, "cancel").json()["error"]["code"] == "job_not_active"
     assert change(server, job, "resume").status_code == 409
     assert server.wait_for_end(server.create_job(dataset)["id"])["status"] == "succeeded"
+    assert server.job(job["id"])["steps_completed"] < 4 * SLOW["n_epochs"] / 4
     folder = server.data_dir / "worker" / "jobs" / job["id"]
     server.wait(lambda: not folder.exists(), "its checkpoints are gone")
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from splitfrozen_server.worker.data import TrainingRows, is_held_out
+from splitfrozen.errors import DataError
+from splitfrozen_server.worker.data import TrainingRows, fetch, is_held_out
+from splitfrozen_server.worker.job import ShardRef
 from splitfrozen_server.worker.materialise import TrainingFile
-from tests.worker.shards import ShardMaker, completion_examples, separable_examples
+from tests.worker.shards import Example, ShardMaker, completion_examples, separable_examples
 
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
@@ -74,6 +76,42 @@ def test_damage_cuts_the_file_before_it(damage: str, bert: ShardMaker, tmp_path:
         file.append(number, "0" * 64, shards[number - 1])
     for row in range(12):
         np.testing.assert_array_equal(file.activations(row), expected[row])
+
+
+def test_shards_that_the_server_does_not_list_are_dropped(bert: ShardMaker, tmp_path: Path) -> None:
+    file = TrainingFile(tmp_path)
+    shards = [bert.shard(separable_examples(4, seed=n), name=str(n)) for n in range(4)]
+    for number in (1, 2, 3):
+        file.append(number, str(number), shards[number - 1])
+    file.agree([(1, "1"), (2, "2"), (3, "3"), (4, "4")])
+    assert file.last_sequence == 3
+    file.agree([(1, "1"), (2, "another"), (3, "3")])  # the server was restored from a backup
+    assert (file.last_sequence, file.examples) == (1, 4)
+    file.append(2, "another", shards[3])
+    for again in (file, TrainingFile(tmp_path)):
+        end = shards[3].lengths[0]
+        np.testing.assert_array_equal(again.activations(4), shards[3].activations()[:end])
+    file.agree([])
+    assert (file.last_sequence, file.examples) == (0, 0)
+
+
+def test_examples_with_nothing_to_predict_are_left_out(llama: ShardMaker, tmp_path: Path) -> None:
+    examples = [
+        Example([9, 10, 11], prompt=1),
+        Example([9]),  # its only token is never predicted
+        Example([9, 10], prompt=2),
+        Example([9, 10, 11], prompt=2),
+    ]
+    file = TrainingFile(tmp_path)
+    file.append(1, "0" * 64, llama.shard(examples, task="causal_lm"))
+    rows = TrainingRows(file, num_labels=None, eval_fraction=0.0)
+    assert rows.pending(1) == len(rows.admit(1)) == 2
+    assert (rows.train, rows.held_out, rows.targetless) == ([0, 3], [], 2)
+
+
+def test_a_shard_whose_bytes_are_gone_is_bad_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="shard 7 are gone"):
+        fetch(TrainingFile(tmp_path / "file"), [ShardRef(7, "0" * 64, str(tmp_path / "none"))])
 
 
 def test_rows_are_admitted_once_and_split_by_id(bert: ShardMaker, tmp_path: Path) -> None:

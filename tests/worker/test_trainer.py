@@ -11,9 +11,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from splitfrozen_export.split import resolve_model
+from splitfrozen.errors import ModelError
+from splitfrozen_export.split import prefix_digest, resolve_model
 from splitfrozen_server.worker.batch import Batch, pad
-from splitfrozen_server.worker.model import AdaptedModel, adapter_tensors, build
+from splitfrozen_server.worker.evaluate import evaluate
+from splitfrozen_server.worker.job import LeasedJob
+from splitfrozen_server.worker.model import AdaptedModel, adapter_tensors, build, check_prefix
 from splitfrozen_server.worker.settings import LoraSettings, OptimizerSettings
 from splitfrozen_server.worker.trainer import (
     NotFiniteError,
@@ -190,3 +193,44 @@ def test_a_loss_that_is_not_finite_changes_nothing(
         step(state, batch, RATE)
     assert state.steps == 0
     assert all(torch.equal(before[name], t) for name, t in adapter_tensors(model).items())
+
+
+def test_a_validation_loss_that_is_no_number_is_an_error(
+    tiny_model: Callable[[str], Path], bert: ShardMaker
+) -> None:
+    model = adapted(tiny_model("bert"), "classification").model
+    batch = batch_of(bert, separable_examples(2), "classification")
+    batch.hidden.fill_(3e38)
+    with pytest.raises(NotFiniteError, match="validation loss"):
+        evaluate(model, [batch], "classification", step=1, epoch=1.0)
+
+
+def test_weights_changed_in_place_are_noticed(tiny_model: Callable[[str], Path]) -> None:
+    source = resolve_model(tiny_model("bert"))
+    right = prefix_digest(source, CUT)
+    assert check_prefix(source, leased_job(right)) == right
+    assert check_prefix(source, leased_job()) == right  # no shards yet
+    with pytest.raises(ModelError, match="were changed") as caught:
+        check_prefix(source, leased_job("0" * 64, right))
+    assert caught.value.code == "base_model_mismatch"
+
+
+def leased_job(*prefix_digests: str) -> LeasedJob:
+    model = {"name": "tiny", "source": "tiny", "revision": None, "path": "tiny"}
+    dataset = {"id": "ds", "name": "set", "labels": []}
+    return LeasedJob.parse(
+        {
+            "id": "ftjob-1",
+            "lease": "lease_1",
+            "model": {**model, "hidden_size": 32, "trust_remote_code": False},
+            "task": "classification",
+            "cut": CUT,
+            "config": {},
+            "training": dataset,
+            "validation": None,
+            "prefix_digests": prefix_digests,
+            "fine_tuned_model": "ft:tiny:set:1",
+            "start": None,
+            "admissions": [],
+        }
+    )

@@ -1,4 +1,4 @@
-"""Training steps and requests never overlap, and a busy training loop starves nobody."""
+"""Training steps and requests never overlap, and neither starves the other."""
 
 from __future__ import annotations
 
@@ -27,6 +27,29 @@ def test_a_waiting_request_goes_before_the_next_step() -> None:
         order.append("step")
     thread.join()
     assert order == ["request", "step"]
+
+
+def test_a_waiting_step_goes_before_the_next_request() -> None:
+    turns = Turns()
+    order: list[str] = []
+
+    def hold(kind: str) -> None:
+        with getattr(turns, kind)():
+            order.append(kind)
+
+    with turns.request():
+        others = [threading.Thread(target=hold, args=("request",)) for _ in range(3)]
+        for thread in others:
+            thread.start()
+        while turns.requests_waiting < 3:
+            pass
+        others.append(threading.Thread(target=hold, args=("step",)))
+        others[-1].start()
+        while not turns.steps_waiting:
+            pass
+    for thread in others:
+        thread.join()
+    assert order == ["step", "request", "request", "request"]
 
 
 def test_nobody_computes_beside_another() -> None:

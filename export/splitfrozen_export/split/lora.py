@@ -1,17 +1,23 @@
-"""The LoRA that fits a server segment and, unchanged, the whole untouched model."""
+"""The LoRA that fits a server segment and, unchanged, the whole untouched model.
+
+PEFT is imported by the functions: it takes seconds, and an export or an inspection of a model
+needs none of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig, TaskType
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from splitfrozen.errors import ModelError
 from splitfrozen_export.split.server import ServerSegment
 
-_TASK_TYPES = {"classification": TaskType.SEQ_CLS, "causal_lm": TaskType.CAUSAL_LM}
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+_TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}  # PEFT's names
 _ADDED_BY_PEFT = ("classifier", "score")  # to modules_to_save of every SEQ_CLS adapter
 
 
@@ -29,9 +35,11 @@ def lora_config(
     Naming the layer indices makes the adapter load into the whole model without touching the
     device's blocks. Raises ModelError `invalid_request` for a suffix that matches no layer.
     """
+    from peft import LoraConfig, TaskType
+
     extra = [name for name in segment.head_modules if name not in _ADDED_BY_PEFT]
     return LoraConfig(
-        task_type=_TASK_TYPES[segment.task],
+        task_type=TaskType[_TASK_TYPES[segment.task]],
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
@@ -49,6 +57,8 @@ def enable_lora_dropout(model: nn.Module, *, enabled: bool) -> None:
     The base model stays in evaluation mode throughout: its activations at the cut are constants,
     so everything frozen above them behaves as a constant too.
     """
+    from peft.tuners.lora import LoraLayer
+
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_dropout.train(enabled)

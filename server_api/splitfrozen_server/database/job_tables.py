@@ -40,9 +40,11 @@ class JobRow(Base):
     lease: Mapped[str | None]  # set while a worker holds the job
     worker: Mapped[str | None]
     lease_expires_at: Mapped[float | None]
+    attempts: Mapped[int] = mapped_column(default=0)  # leases since the last progress
     idle_sequence: Mapped[int | None]  # left waiting after this shard, for newer ones or the seal
     waiting_for: Mapped[str | None] = mapped_column(Text)  # unmet start conditions, as told
     steps_completed: Mapped[int] = mapped_column(default=0)
+    furthest_step: Mapped[int] = mapped_column(default=0)  # highest that any attempt reached
     total_steps: Mapped[int | None]  # unknown until the dataset is sealed
     trained_tokens: Mapped[int] = mapped_column(default=0)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # {code, message, param}

@@ -80,7 +80,8 @@ class BaseModelRow(Base):
     tenant_id: Mapped[str] = mapped_column(default=DEFAULT_TENANT)
     name: Mapped[str]
     source: Mapped[str] = mapped_column(Text)  # Hub id or directory, as it was given
-    revision: Mapped[str | None]  # as given; None: the newest at registration
+    revision: Mapped[str | None]  # commit of a Hub snapshot; None: a directory
+    requested_revision: Mapped[str | None]  # as given, a branch too; None: the newest then
     path: Mapped[str] = mapped_column(Text)  # directory with the weights
     trust_remote_code: Mapped[bool]
     family: Mapped[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from splitfrozen_server.database.job_tables import JobEventRow, JobRow
 from splitfrozen_server.identifiers import now
 
 _PREFIX = "ftevent-"
+DIVERGED = "another training loss"
+
+log = logging.getLogger(__name__)
 
 
 def add_event(
@@ -25,15 +29,31 @@ def add_event(
 def add_events(session: Session, job: JobRow, events: Sequence[dict[str, Any]]) -> None:
     """Store events in their order; those whose key the job has already are repeats and dropped."""
     keys = [event["key"] for event in events]
-    query = select(JobEventRow.key).where(JobEventRow.job_id == job.id, JobEventRow.key.in_(keys))
-    known = set(session.scalars(query))
+    query = select(JobEventRow.key, JobEventRow.data)
+    query = query.where(JobEventRow.job_id == job.id, JobEventRow.key.in_(keys))
+    known = {key: data for key, data in session.execute(query)}
     for event in events:
         if event["key"] in known:
+            _compare(job, event, known[event["key"]])
             continue
-        known.add(event["key"])
+        known[event["key"]] = event["data"]
         fields = {**event, "created_at": int(event["created_at"])}
         session.add(JobEventRow(job_id=job.id, tenant_id=job.tenant_id, **fields))
     session.flush()
+
+
+def _compare(job: JobRow, event: dict[str, Any], stored: dict[str, Any]) -> None:
+    """A step made again must give the same bits; the owner of the server should know if not."""
+    before, again = stored.get("train_loss"), event["data"].get("train_loss")
+    if before != again:
+        log.warning(
+            "%s %s: made again with %s: %s, before %s",
+            job.id,
+            event["key"],
+            DIVERGED,
+            again,
+            before,
+        )
 
 
 def list_events(

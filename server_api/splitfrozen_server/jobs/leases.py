@@ -2,7 +2,8 @@
 
 A lease expires unless its worker speaks up, and a worker that comes back under its name takes its
 own lease over at once. Everything a worker says about a job carries the lease, so a worker that
-lost it cannot touch the job any more.
+lost it cannot touch the job any more. A job whose workers end again and again without one more
+step would be the first in the queue for ever: after MAX_ATTEMPTS such leases it fails.
 """
 
 from __future__ import annotations
@@ -20,9 +21,24 @@ from splitfrozen_server.database.tables import DatasetRow
 from splitfrozen_server.identifiers import new_id
 from splitfrozen_server.jobs.conditions import Unmet, unmet_conditions
 from splitfrozen_server.jobs.events import add_event
+from splitfrozen_server.jobs.messages import Progress
 from splitfrozen_server.jobs.state import fail
 
 LEASE_SECONDS = 60.0
+MAX_ATTEMPTS = 3
+_WORN_OUT = (
+    f"the worker ended {MAX_ATTEMPTS} times without one more step, probably out of memory; the "
+    "server's log has its last words: lower batch_size or LoRA's r, or give the server more memory"
+)
+
+
+@dataclass(frozen=True)
+class Hopeless:
+    """Why a job can never go on."""
+
+    code: str
+    reason: str
+    param: str | None
 
 
 @dataclass
@@ -31,7 +47,7 @@ class Decision:
 
     job_id: str | None = None
     waiting: dict[str, tuple[str, str]] = field(default_factory=dict)  # job -> (kinds, text)
-    hopeless: dict[str, str] = field(default_factory=dict)  # job -> why it can never start
+    hopeless: dict[str, Hopeless] = field(default_factory=dict)  # by job
 
     @property
     def changes(self) -> bool:
@@ -46,7 +62,9 @@ def decide(session: Session, worker: str, *, besides: str | None = None) -> Deci
             continue
         dataset = session.get(DatasetRow, job.training_dataset_id)
         if dataset is None:
-            decision.hopeless[job.id] = "the training dataset was deleted"
+            decision.hopeless[job.id] = _bad_data("the training dataset was deleted")
+        elif job.attempts >= MAX_ATTEMPTS:
+            decision.hopeless[job.id] = Hopeless("internal_error", _WORN_OUT, None)
         elif job.start is not None:
             if has_news(job, dataset):
                 decision.job_id = job.id
@@ -66,12 +84,15 @@ def grant(session: Session, worker: str) -> JobRow | None:
         job = session.get_one(JobRow, job_id)
         job.waiting_for = text
         add_event(session, job, f"waiting:{kinds}", f"Waiting for training data: {text}")
-    for job_id, reason in decision.hopeless.items():
-        fail(session, session.get_one(JobRow, job_id), "bad_data", reason, "training_file")
+    for job_id, why in decision.hopeless.items():
+        job = session.get_one(JobRow, job_id)
+        fail(session, job, why.code, why.reason, why.param)
+        release(job)
     if decision.job_id is None:
         return None
     job = session.get_one(JobRow, decision.job_id)
     job.lease, job.worker = new_id("lease_"), worker
+    job.attempts += 1
     job.lease_expires_at = time.time() + LEASE_SECONDS
     job.status, job.waiting_for, job.idle_sequence = "running", None, None
     return job
@@ -90,8 +111,19 @@ def renew(job: JobRow) -> None:
     job.lease_expires_at = time.time() + LEASE_SECONDS
 
 
+def advance(job: JobRow, progress: Progress) -> None:
+    """Take over how far the worker has come; whoever gets further, or all the way, is well."""
+    job.steps_completed = progress.steps_completed
+    job.total_steps = progress.total_steps
+    job.trained_tokens = progress.trained_tokens
+    if progress.waiting or progress.steps_completed > job.furthest_step:
+        job.attempts = 0
+    job.furthest_step = max(job.furthest_step, progress.steps_completed)
+
+
 def release(job: JobRow, *, idle_sequence: int | None = None) -> None:
     """Nobody works on the job; after `idle_sequence` only newer shards or the seal are news."""
+    job.attempts = 0  # its worker lives to tell
     job.lease = job.worker = job.lease_expires_at = None
     job.idle_sequence = idle_sequence
 
@@ -114,7 +146,11 @@ def _free_jobs(session: Session, worker: str) -> Iterator[JobRow]:
 def _judge(decision: Decision, job: JobRow, dataset: DatasetRow, unmet: list[Unmet]) -> None:
     text = "; ".join(condition.text for condition in unmet)
     if dataset.sealed_at is not None:
-        decision.hopeless[job.id] = f"the dataset is sealed with {text}"
+        decision.hopeless[job.id] = _bad_data(f"the dataset is sealed with {text}")
     elif job.waiting_for != text:
         kinds = ",".join(sorted({condition.name for condition in unmet}))
         decision.waiting[job.id] = (kinds, text)
+
+
+def _bad_data(reason: str) -> Hopeless:
+    return Hopeless("bad_data", reason, "training_file")

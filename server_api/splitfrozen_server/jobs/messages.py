@@ -40,6 +40,7 @@ class Progress(BaseModel):
     steps_completed: int = 0
     total_steps: int | None = None
     trained_tokens: int = 0
+    waiting: bool = False  # all that may be trained is: more data, or the seal, must come
 
 
 class Report(Held):

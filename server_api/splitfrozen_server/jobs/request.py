@@ -13,6 +13,7 @@ DEFAULT_BATCH = {"classification": 32, "causal_lm": 8}  # examples
 _SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1, le=2**53)]  # what JSON carries exactly
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Multiplier = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -66,21 +67,19 @@ class Options(_Strict):
         default=None, description="clip gradients to this norm; default: never"
     )
     lora: Lora = Lora()
-    min_examples: Annotated[int, Field(ge=1)] | None = Field(
+    min_examples: Count | None = Field(
         default=None, description="start once the dataset has so many examples"
     )
-    min_devices: Annotated[int, Field(ge=1)] | None = Field(
+    min_devices: Count | None = Field(
         default=None, description="start once so many devices have pushed"
     )
-    min_per_label: Annotated[int, Field(ge=1)] | None = Field(
+    min_per_label: Count | None = Field(
         default=None, description="start once every label has so many examples"
     )
     eval_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
         default=0.0, description="part of the examples to hold out, chosen by their ids"
     )
-    save_every: Annotated[int, Field(ge=1)] = Field(
-        default=50, description="steps from one checkpoint to the next"
-    )
+    save_every: Count = Field(default=50, description="steps from one checkpoint to the next")
 
 
 class CreateJob(_Strict):

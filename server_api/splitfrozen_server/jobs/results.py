@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 from collections.abc import Iterable
@@ -31,7 +32,12 @@ _MEDIA_TYPES = {"adapter": "application/x-tar", "metrics": "text/csv"}
 
 def file_store(config: ServerConfig) -> BlobStore:
     """Where result files lie; apart from shards, which have rows of their own."""
-    return BlobStore(config.data_dir / "files")
+    return _open_store(config.data_dir / "files")
+
+
+@functools.cache  # opening makes and flushes directories: once a process is enough
+def _open_store(root: Path) -> BlobStore:
+    return BlobStore(root)
 
 
 def store_adapter(config: ServerConfig, path: Path, expected: str) -> int:

@@ -17,7 +17,7 @@ from splitfrozen_server.auth import Admin, AdminOrDevice
 from splitfrozen_server.base_models import find_base_model
 from splitfrozen_server.database.tables import BaseModelRow, BundleRow
 from splitfrozen_server.publishing import list_bundles, publish_bundle
-from splitfrozen_server.routes.shapes import Input, Page
+from splitfrozen_server.routes.shapes import Count, Input, Page
 from splitfrozen_server.services import Use
 
 router = APIRouter(prefix="/v1/bundles", tags=["bundles"])
@@ -64,7 +64,7 @@ async def add_bundle(
 
 @router.get("")
 async def get_bundles(
-    caller: AdminOrDevice, services: Use, base_model: str | None = None, cut: int | None = None
+    caller: AdminOrDevice, services: Use, base_model: str | None = None, cut: Count | None = None
 ) -> Page[PublishedBundle]:
     """Published bundles, oldest first; of one base model (name or id), of one cut."""
 

@@ -25,7 +25,7 @@ from splitfrozen_server.datasets import (
     list_datasets,
     seal_dataset,
 )
-from splitfrozen_server.routes.shapes import Deleted, Input, Name, Page, Text
+from splitfrozen_server.routes.shapes import Count, Deleted, Input, Name, Page, Text
 from splitfrozen_server.services import Use
 
 router = APIRouter(prefix="/v1/activation_datasets", tags=["datasets"])
@@ -39,10 +39,10 @@ class NewDataset(Input):
     name: Name
     task: Literal["classification", "causal_lm"]
     base_model: str | None = None  # name or id; or `bundle`
-    cut: int | None = None  # needed with base_model
+    cut: Count | None = None  # needed with base_model
     bundle: str | None = None  # base model and cut are this bundle's
     labels: Labels | None = None
-    max_examples: Annotated[int, Field(ge=1)] | None = None  # sealed when it is reached
+    max_examples: Count | None = None  # sealed when it is reached
     idle_seal: Annotated[float, Field(ge=0, le=1e9, strict=False)] | None = (
         None  # seconds; 0: never
     )

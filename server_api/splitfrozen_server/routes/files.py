@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from splitfrozen.errors import RefusedError
-from splitfrozen_server.auth import Identity, require
+from splitfrozen_server.auth import Admin, Identity
 from splitfrozen_server.database.job_tables import FileRow
 from splitfrozen_server.jobs.records import file_record
 from splitfrozen_server.jobs.results import file_store, media_type
-from splitfrozen_server.services import Services, get_services
+from splitfrozen_server.services import Services, Use
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
-Admin = Annotated[Identity, Depends(require("admin"))]
-Injected = Annotated[Services, Depends(get_services)]
-
 
 @router.get("")
-async def list_files(
-    identity: Admin, services: Injected, purpose: str | None = None
-) -> dict[str, Any]:
+async def list_files(identity: Admin, services: Use, purpose: str | None = None) -> dict[str, Any]:
     """Result files, newest first."""
 
     def work(session: Session) -> list[dict[str, Any]]:
@@ -39,13 +34,13 @@ async def list_files(
 
 
 @router.get("/{file_id}")
-async def get_file(file_id: str, identity: Admin, services: Injected) -> dict[str, Any]:
+async def get_file(file_id: str, identity: Admin, services: Use) -> dict[str, Any]:
     """One file's size, purpose and hash."""
     return file_record(await _find(services, identity, file_id))
 
 
 @router.get("/{file_id}/content")
-async def get_content(file_id: str, identity: Admin, services: Injected) -> FileResponse:
+async def get_content(file_id: str, identity: Admin, services: Use) -> FileResponse:
     """The file itself; ranges are served, so a download can be resumed."""
     row = await _find(services, identity, file_id)
     return FileResponse(

@@ -5,29 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from splitfrozen.errors import RefusedError
-from splitfrozen_server.auth import Identity, require
+from splitfrozen_server.auth import Admin, Identity
 from splitfrozen_server.database.job_tables import JobCheckpointRow, JobEventRow, JobRow
 from splitfrozen_server.jobs import state
 from splitfrozen_server.jobs.event_stream import stream_events
 from splitfrozen_server.jobs.events import event_number, event_record
 from splitfrozen_server.jobs.records import checkpoint_record, job_record
 from splitfrozen_server.jobs.request import CreateJob
-from splitfrozen_server.services import Services, get_services
+from splitfrozen_server.services import Services, Use
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
-Admin = Annotated[Identity, Depends(require("admin"))]
-Injected = Annotated[Services, Depends(get_services)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("")
-async def create_job(body: CreateJob, identity: Admin, services: Injected) -> dict[str, Any]:
+async def create_job(body: CreateJob, identity: Admin, services: Use) -> dict[str, Any]:
     """Queue a job over an activation dataset."""
 
     def work(session: Session) -> dict[str, Any]:
@@ -38,7 +36,7 @@ async def create_job(body: CreateJob, identity: Admin, services: Injected) -> di
 
 @router.get("")
 async def list_jobs(
-    identity: Admin, services: Injected, after: str | None = None, limit: Limit = 20
+    identity: Admin, services: Use, after: str | None = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """Jobs, newest first; `after` is the last id of the page before."""
 
@@ -54,7 +52,7 @@ async def list_jobs(
 
 
 @router.get("/{job_id}")
-async def get_job(job_id: str, identity: Admin, services: Injected) -> dict[str, Any]:
+async def get_job(job_id: str, identity: Admin, services: Use) -> dict[str, Any]:
     """One job."""
     return await services.database.read(
         lambda session: job_record(session, state.find_job(session, identity.tenant_id, job_id))
@@ -62,19 +60,19 @@ async def get_job(job_id: str, identity: Admin, services: Injected) -> dict[str,
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: str, identity: Admin, services: Injected) -> dict[str, Any]:
+async def cancel_job(job_id: str, identity: Admin, services: Use) -> dict[str, Any]:
     """End a job for good; its worker stops after the step that it is making."""
     return await _change(services, identity, job_id, state.cancel)
 
 
 @router.post("/{job_id}/pause")
-async def pause_job(job_id: str, identity: Admin, services: Injected) -> dict[str, Any]:
+async def pause_job(job_id: str, identity: Admin, services: Use) -> dict[str, Any]:
     """Stop a job for now; nothing is lost."""
     return await _change(services, identity, job_id, state.pause)
 
 
 @router.post("/{job_id}/resume")
-async def resume_job(job_id: str, identity: Admin, services: Injected) -> dict[str, Any]:
+async def resume_job(job_id: str, identity: Admin, services: Use) -> dict[str, Any]:
     """Let a paused job go on from where it stopped."""
     return await _change(services, identity, job_id, state.resume)
 
@@ -84,7 +82,7 @@ async def get_events(
     job_id: str,
     request: Request,
     identity: Admin,
-    services: Injected,
+    services: Use,
     after: str | None = None,
     limit: Limit = 20,
     accept: Annotated[str, Header()] = "",
@@ -110,7 +108,7 @@ async def get_events(
 async def get_checkpoints(
     job_id: str,
     identity: Admin,
-    services: Injected,
+    services: Use,
     after: str | None = None,
     limit: Limit = 10,
 ) -> dict[str, Any]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from splitfrozen.errors import RefusedError
-from splitfrozen_server.auth import Identity, require
+from splitfrozen_server.auth import AdminOrDevice
 from splitfrozen_server.database.job_tables import JobRow
 from splitfrozen_server.database.tables import BaseModelRow
 from splitfrozen_server.jobs.names import find_adapter
 from splitfrozen_server.jobs.records import adapter_record, base_model_record
-from splitfrozen_server.services import Services, get_services
+from splitfrozen_server.services import Use
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-Caller = Annotated[Identity, Depends(require("admin", "device"))]
-Injected = Annotated[Services, Depends(get_services)]
-
 
 @router.get("")
-async def list_models(identity: Caller, services: Injected) -> dict[str, Any]:
+async def list_models(identity: AdminOrDevice, services: Use) -> dict[str, Any]:
     """Base models first, then adapters, each in the order of their creation."""
 
     def work(session: Session) -> list[dict[str, Any]]:
@@ -35,11 +32,11 @@ async def list_models(identity: Caller, services: Injected) -> dict[str, Any]:
             found.append(adapter_record(session, job))
         return found
 
-    return {"object": "list", "data": await services.database.read(work)}
+    return {"object": "list", "data": await services.database.read(work), "has_more": False}
 
 
 @router.get("/{model:path}")
-async def get_model(model: str, identity: Caller, services: Injected) -> dict[str, Any]:
+async def get_model(model: str, identity: AdminOrDevice, services: Use) -> dict[str, Any]:
     """A base model by name, an adapter by its full name or as `ft:{suffix}`."""
 
     def work(session: Session) -> dict[str, Any]:

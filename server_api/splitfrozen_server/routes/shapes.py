@@ -12,6 +12,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, '_', '.', '-'; at most 64")]
 Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
+MAX_INTEGER = 2**53  # what JSON carries exactly, and well within what the database stores
+Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+
 
 class Input(BaseModel):
     """A request body: unknown fields are errors, so that a typing mistake is noticed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -12,7 +13,7 @@ from splitfrozen_server.auth import Admin, AdminOrDevice, Device, Identity
 from splitfrozen_server.database.tables import ShardRow
 from splitfrozen_server.datasets import find_dataset
 from splitfrozen_server.ingest import store
-from splitfrozen_server.routes.shapes import Page
+from splitfrozen_server.routes.shapes import MAX_INTEGER, Page
 from splitfrozen_server.services import Services, Use
 from splitfrozen_server.shards import Arrival, find_shard, list_shards
 from splitfrozen_server.uploads import check_space, receive_shard
@@ -71,11 +72,12 @@ async def put_shard(
 async def head_shard(
     dataset: str, sha256: Digest, caller: AdminOrDevice, services: Use
 ) -> Response:
-    """200 if the shard is stored, 404 if not."""
+    """200 if the shard is stored, 404 if not, or if its bytes were lost."""
     row = await services.database.read(
         lambda session: find_shard(session, caller.tenant_id, dataset, sha256)
     )
-    return Response(status_code=404 if row is None else 200)
+    stored = row is not None and await asyncio.to_thread(services.blobs.has, sha256)
+    return Response(status_code=200 if stored else 404)
 
 
 @router.get("")
@@ -83,7 +85,7 @@ async def get_shards(
     dataset: str,
     caller: Admin,
     services: Use,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_INTEGER)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[Receipt]:
     """Shards in the order of admission, after a sequence number."""

@@ -28,6 +28,7 @@ Caller = Annotated[Identity, Depends(require("admin", "device"))]
 Injected = Annotated[Services, Depends(get_services)]
 
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)  # seconds; the first request loads the model
+MAX_SCORES = 200_000  # examples x labels of one answer
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Target:
     base_model_id: str
     cut: int
     task: str
+    labels: int
     digest: str  # of the packed adapter
     base_path: str
     trust_remote_code: bool
@@ -68,6 +70,7 @@ async def classify(
     slots = services.inference_slots
     async with receive_shard(request, services, slots, expected=None) as (body, shard):
         await services.database.read(lambda s: _check(s, identity.tenant_id, shard, target))
+        _check_size(shard, target)
         answer = await _ask_worker(services, target, body)
     return {
         "object": "split.classifications",
@@ -96,6 +99,7 @@ def _find_target(session: Session, tenant: str, name: str) -> Target:
         base_model_id=job.base_model_id,
         cut=job.cut,
         task=job.task,
+        labels=len((job.start or {}).get("labels", [])),
         digest=session.scalars(packed).one(),
         base_path=base.path,
         trust_remote_code=base.trust_remote_code,
@@ -128,12 +132,27 @@ async def _ask_worker(services: Services, target: Target, body: bytes) -> dict[s
         )
     except httpx.TransportError as error:
         raise RefusedError("unavailable", "the worker does not answer yet; try again") from error
+    if "json" not in answer.headers.get("content-type", ""):  # a fault outside the worker's code
+        raise RefusedError(
+            "internal_error", f"the worker answered {answer.status_code}, see its log"
+        )
     found: dict[str, Any] = answer.json()
     if answer.is_error:
         code = found["error"]["code"]
         message = found["error"]["message"]
         raise RefusedError(code if code in CODES else "internal_error", message)
     return found
+
+
+def _check_size(shard: Shard, target: Target) -> None:
+    """Refuse what would be answered with megabytes of numbers."""
+    if (scores := shard.examples * target.labels) > MAX_SCORES:
+        raise RefusedError(
+            "too_large",
+            f"{shard.examples} examples of {target.labels} labels are {scores} scores, more than "
+            f"{MAX_SCORES} in one answer; send at most {max(1, MAX_SCORES // target.labels)} "
+            "examples",
+        )
 
 
 def _entry(labels: list[str], probabilities: list[float]) -> dict[str, Any]:

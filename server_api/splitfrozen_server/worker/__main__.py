@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import threading
 import time
-import warnings
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -19,19 +20,26 @@ ORPHAN_CHECK = 1.0  # seconds
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--control-socket", type=click.Path(path_type=Path), required=True)
 @click.option("--worker-socket", type=click.Path(path_type=Path), required=True)
+@click.option("--parent-pid", type=int, required=True, help="Server that started this process.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: torch's choice")
-def main(data_dir: Path, control_socket: Path, worker_socket: Path, threads: int | None) -> None:
+def main(
+    data_dir: Path,
+    control_socket: Path,
+    worker_socket: Path,
+    parent_pid: int,
+    threads: int | None,
+) -> None:
     """Run until the server that started this process ends."""
     logging.basicConfig(level=logging.INFO, format="worker: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # PEFT uses names that Transformers will drop: nothing an operator could act on.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    _end_with_parent(os.getppid())
+    _end_with_parent(parent_pid)
+    lock = _hold_folder(data_dir / "worker")
     # cuBLAS is deterministic only with a workspace of fixed size, chosen before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are here; a job never waits for a network
 
     import torch
+    from transformers.utils import logging as transformers_logging
 
     from splitfrozen_server.worker.control_client import ControlClient
     from splitfrozen_server.worker.inference import serve_in_thread
@@ -39,6 +47,8 @@ def main(data_dir: Path, control_socket: Path, worker_socket: Path, threads: int
     from splitfrozen_server.worker.turns import Turns
     from splitfrozen_server.worker.workspace import Workspace
 
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if threads is not None:
         torch.set_num_threads(threads)
     if torch.cuda.is_available():
@@ -46,11 +56,23 @@ def main(data_dir: Path, control_socket: Path, worker_socket: Path, threads: int
     turns = Turns()
     serve_in_thread(worker_socket, turns)
     control = ControlClient(control_socket, WORKER_NAME)
-    work_forever(control, Workspace(data_dir / "worker"), turns)
+    with lock:
+        work_forever(control, Workspace(data_dir / "worker"), turns)
+
+
+def _hold_folder(directory: Path) -> IO[str]:
+    """Wait until no other worker uses the folder; it stays ours while the result is open."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stream = (directory / "lock").open("w")
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream
 
 
 def _end_with_parent(parent: int) -> None:
-    """Stop at once when the server is gone: an orphan would train beside its successor."""
+    """Stop at once when the server is gone: an orphan would train beside its successor.
+
+    Its id is given and not asked for: it may be gone before this process can ask.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

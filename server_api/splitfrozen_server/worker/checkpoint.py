@@ -70,6 +70,12 @@ def newest(directory: Path) -> Checkpoint | None:
     return None
 
 
+def drop_all(directory: Path) -> None:
+    """Delete every checkpoint."""
+    for path in _published(directory):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _publish(directory: Path, name: str, files: dict[str, bytes]) -> None:
     part = directory / f"{_PART}-{name}"
     shutil.rmtree(part, ignore_errors=True)

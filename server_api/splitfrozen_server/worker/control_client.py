@@ -71,7 +71,12 @@ class ControlClient:
         }
         self._post(f"/jobs/{job.id}/admissions", body)
 
-    def report(self, job: LeasedJob, events: list[dict[str, Any]], progress: dict[str, Any]) -> str:
+    def report(
+        self,
+        job: LeasedJob,
+        events: list[dict[str, Any]],
+        progress: dict[str, Any] | None = None,
+    ) -> str:
         """Post events (each key is stored once) and progress; returns the job's status."""
         body = {"lease": job.lease, "events": events, "progress": progress}
         status: str = self._post(f"/jobs/{job.id}/events", body)["status"]
@@ -94,9 +99,10 @@ class ControlClient:
         body = {"lease": job.lease, "idle_sequence": idle_sequence}
         self._post(f"/jobs/{job.id}/release", body)
 
-    def unfinished(self) -> set[str]:
-        """Ids of the jobs that may still need their files."""
-        return set(self._call("GET", "/jobs")["jobs"])
+    def unfinished(self) -> tuple[set[str], set[str]]:
+        """Ids of the jobs that may still need their files, and of the datasets they use."""
+        found = self._call("GET", "/jobs")
+        return set(found["jobs"]), set(found["datasets"])
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._call("POST", path, json=body)

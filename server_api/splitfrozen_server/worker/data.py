@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitfrozen.errors import DataError
-from splitfrozen.wire import decode
+from splitfrozen.wire import IGNORED_TARGET, decode
 from splitfrozen_server.worker.batch import Batch, training_batch
 from splitfrozen_server.worker.job import ShardRef
 from splitfrozen_server.worker.materialise import Rows, TrainingFile
@@ -30,6 +30,7 @@ class TrainingRows:
     train: list[int] = field(default_factory=list)
     held_out: list[int] = field(default_factory=list)
     skipped: int = 0  # examples whose label came after the list was frozen
+    targetless: int = 0  # causal_lm examples that predict nothing
     bundles: set[str] = field(default_factory=set)
 
     def admit(self, until: int) -> list[int]:
@@ -41,6 +42,7 @@ class TrainingRows:
             self.train += rows[kind == _TRAIN].tolist()
             self.held_out += rows[kind == _HELD_OUT].tolist()
             self.skipped += int((kind == _SKIPPED).sum())
+            self.targetless += int((kind == _TARGETLESS).sum())
             self.bundles.add(shard.bundle)
             lengths += shard.lengths[kind == _TRAIN].tolist()
         self.admitted = until
@@ -55,10 +57,12 @@ class TrainingRows:
         kind = np.where(is_held_out(shard.example_ids, self.eval_fraction), _HELD_OUT, _TRAIN)
         if shard.labels is not None and self.num_labels is not None:
             kind = np.where(shard.labels < self.num_labels, kind, _SKIPPED)
+        if shard.targets is not None:
+            kind = np.where(predicted_tokens(shard.targets, shard.lengths) > 0, kind, _TARGETLESS)
         return kind.astype(np.int8)
 
 
-_TRAIN, _HELD_OUT, _SKIPPED = 0, 1, 2
+_TRAIN, _HELD_OUT, _SKIPPED, _TARGETLESS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,18 @@ def is_held_out(example_ids: NDArray[np.uint8], fraction: float) -> NDArray[np.b
     return np.asarray(leading.astype(np.float64) / 2.0**64 < fraction)
 
 
+def predicted_tokens(targets: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How many targets of each example, [examples], count in the loss.
+
+    The first token of an example is never predicted. A batch of examples with none has no mean
+    loss: one such example, alone in its batch, would end the job.
+    """
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    counted = (targets != IGNORED_TARGET).astype(np.int64)
+    counted[starts] = 0
+    return np.asarray(np.add.reduceat(counted, starts), np.int64)
+
+
 def validation_labels(own: Sequence[str], job: Sequence[str]) -> dict[int, int]:
     """Label ids of a validation dataset -> ids of the job. DataError for names the job lacks."""
     index = {name: place for place, name in enumerate(job)}
@@ -95,11 +111,18 @@ def validation_labels(own: Sequence[str], job: Sequence[str]) -> dict[int, int]:
 
 
 def fetch(file: TrainingFile, shards: Iterable[ShardRef]) -> None:
-    """Append the shards that the file lacks. DataError when a stored body is damaged."""
+    """Append the shards that the file lacks. DataError when a stored body is damaged or gone."""
     for shard in shards:
         if shard.sequence <= file.last_sequence:
             continue
-        body = Path(shard.path).read_bytes()
+        try:
+            body = Path(shard.path).read_bytes()
+        except FileNotFoundError:
+            raise DataError(
+                f"the bytes of shard {shard.sequence} are gone; restore them from a backup of the "
+                "data directory",
+                path=shard.path,
+            ) from None
         if hashlib.sha256(body).hexdigest() != shard.digest:
             raise DataError("the stored shard does not hash to its digest", path=shard.path)
         file.append(shard.sequence, shard.digest, decode(body))

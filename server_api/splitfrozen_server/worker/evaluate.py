@@ -13,7 +13,7 @@ from torch import nn
 
 from splitfrozen_export.split import enable_lora_dropout, run_segment
 from splitfrozen_server.worker.batch import Batch
-from splitfrozen_server.worker.trainer import shifted, target_count
+from splitfrozen_server.worker.trainer import NotFiniteError, shifted, target_count
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def evaluate(
 ) -> Evaluation:
     """Score the batches without gradients or dropout; each takes a `turn` of its own.
 
-    The model is one that is being trained: it goes back to that mode.
+    The model is one that is being trained: it goes back to that mode. Raises NotFiniteError when
+    the mean loss is NaN or infinite.
     """
     tally = _Tally()
     enable_lora_dropout(model, enabled=False)
@@ -69,6 +70,8 @@ def evaluate(
     finally:
         enable_lora_dropout(model, enabled=True)
     mean = tally.loss / max(tally.counted, 1)
+    if not math.isfinite(mean):
+        raise NotFiniteError(f"the validation loss is {mean} after step {step}")
     return Evaluation(
         step=step,
         epoch=epoch,

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from splitfrozen.errors import SplitFrozenError
+from splitfrozen.errors import RefusedError, SplitFrozenError
 from splitfrozen.wire import Shard, decode
 from splitfrozen_export.split import enable_lora_dropout, resolve_model, run_segment
 from splitfrozen_server.worker import adapter as adapter_files
@@ -35,7 +35,7 @@ from splitfrozen_server.worker.model import AdaptedModel, build, restore_adapter
 from splitfrozen_server.worker.settings import LoraSettings
 from splitfrozen_server.worker.turns import Turns
 
-LOADED = 3  # adapters kept in memory, each with its own server segment
+LOADED = 2  # adapters kept in memory, each with its own server segment
 BATCH = 32  # examples in one forward pass
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,10 @@ class Classifier:
             batch = batch.to(device)
             with self._turns.request(), torch.inference_mode():
                 logits = run_segment(model, batch.hidden, batch.mask)
-                probabilities = logits.double().softmax(-1).cpu().tolist()
+                scores = logits.double().softmax(-1).cpu()
+            if not torch.isfinite(scores).all():  # JSON has no word for it
+                raise RefusedError("not_finite", "the model's scores for the shard are not finite")
+            probabilities = scores.tolist()
             for row, values in zip(rows, probabilities, strict=True):
                 found[row] = values
         return {"labels": loaded.labels, "probabilities": found}
@@ -84,10 +87,10 @@ class Classifier:
     def _load(self, ref: AdapterRef) -> Loaded:
         with self._loading:
             if ref not in self._loaded:
+                while len(self._loaded) >= LOADED:  # first, or memory must hold one more
+                    self._loaded.popitem(last=False)
                 with self._turns.request():  # loading draws random numbers, as training does
                     self._loaded[ref] = load_adapter(ref)
-                while len(self._loaded) > LOADED:
-                    self._loaded.popitem(last=False)
             self._loaded.move_to_end(ref)
             return self._loaded[ref]
 

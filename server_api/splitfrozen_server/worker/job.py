@@ -16,6 +16,7 @@ class BaseModel:
 
     name: str  # as it is registered on the server
     source: str  # Hub id or directory, as its operator named it
+    revision: str | None  # commit of a Hub model
     path: str  # directory with the weights
     hidden_size: int
     trust_remote_code: bool
@@ -42,6 +43,7 @@ class LeasedJob:
     config: dict[str, Any]
     training: DatasetRef
     validation: DatasetRef | None
+    prefix_digests: tuple[str, ...]  # of the device segments that made the shards so far
     fine_tuned_model: str
     start: dict[str, Any] | None  # what `start` recorded; None before the first start
     admissions: tuple[Boundary, ...]
@@ -58,6 +60,7 @@ class LeasedJob:
             config=record["config"],
             training=_dataset(record["training"]),
             validation=None if validation is None else _dataset(validation),
+            prefix_digests=tuple(record["prefix_digests"]),
             fine_tuned_model=record["fine_tuned_model"],
             start=record["start"],
             admissions=tuple(Boundary(**entry) for entry in record["admissions"]),

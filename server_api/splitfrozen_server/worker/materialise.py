@@ -5,8 +5,9 @@
     index.jsonl       one line per shard: where its tensors lie, and the CRC-32 of its bytes
 
 Everything here is derived from the blobs and may be deleted at any time. On opening, every shard's
-bytes are checked and the file is cut before the first one that is torn or rotten; the caller
-appends what is missing again. Rows are examples, numbered in the order of the shards.
+bytes are checked and the file is cut before the first one that is torn or rotten; `agree` cuts it
+before the first that the server no longer lists. The caller appends what is missing again. Rows
+are examples, numbered in the order of the shards.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import bisect
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class Rows:
     lengths: NDArray[np.int32]  # [examples]
     example_ids: NDArray[np.uint8]  # [examples, 16]
     labels: NDArray[np.int32] | None  # [examples]
+    targets: NDArray[np.int32] | None  # [tokens]
 
 
 class TrainingFile:
@@ -75,17 +77,25 @@ class TrainingFile:
         directory.mkdir(parents=True, exist_ok=True)
         self._data = directory / "activations.bin"
         self._index = directory / "index.jsonl"
-        self._entries: list[_Entry] = []
-        self._first_rows: list[int] = []
-        self._starts: list[NDArray[np.int64]] = []  # token offsets inside each shard
-        self.examples = 0
-        self._map: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._recover()
 
     @property
     def last_sequence(self) -> int:
         """Sequence number of the newest shard held; 0 when empty."""
         return self._entries[-1].sequence if self._entries else 0
+
+    def agree(self, listed: Sequence[tuple[int, str]]) -> None:
+        """Keep the shards that are the first of `listed` (sequence, digest); drop the others.
+
+        A server that was restored from a backup numbers other shards with the same sequences.
+        """
+        held = [(entry.sequence, entry.digest) for entry in self._entries]
+        keep = 0
+        while keep < min(len(held), len(listed)) and held[keep] == listed[keep]:
+            keep += 1
+        if keep < len(held):
+            self._index.write_text(_index_text(self._entries[:keep]))
+            self._recover()
 
     def append(self, sequence: int, digest: str, shard: Shard) -> None:
         """Add a shard; sequences must rise. Bytes are written before the line that lists them."""
@@ -108,14 +118,14 @@ class TrainingFile:
         """The shards with after < sequence <= until, in order."""
         for number, entry in enumerate(self._entries):
             if after < entry.sequence <= until:
-                labels = self._tensor(entry, "labels") if "labels" in entry.tensors else None
                 yield Rows(
                     first=self._first_rows[number],
                     sequence=entry.sequence,
                     bundle=entry.bundle,
                     lengths=self._tensor(entry, "lengths"),
                     example_ids=self._tensor(entry, "example_ids"),
-                    labels=labels,
+                    labels=self._optional(entry, "labels"),
+                    targets=self._optional(entry, "targets"),
                 )
 
     def activations(self, row: int) -> Float32:
@@ -145,6 +155,9 @@ class TrainingFile:
         starts = self._starts[number]
         return self._entries[number], slice(int(starts[local]), int(starts[local + 1])), local
 
+    def _optional(self, entry: _Entry, name: str) -> NDArray[Any] | None:
+        return self._tensor(entry, name) if name in entry.tensors else None
+
     def _tensor(self, entry: _Entry, name: str) -> NDArray[Any]:
         place = entry.tensors[name]
         flat = self._map[place.start : place.start + place.size]
@@ -160,13 +173,17 @@ class TrainingFile:
     def _recover(self) -> None:
         self._data.touch()
         self._index.touch()
+        self._entries: list[_Entry] = []
+        self._first_rows: list[int] = []
+        self._starts: list[NDArray[np.int64]] = []  # token offsets inside each shard
+        self.examples = 0
         self._map = _map(self._data)
         for entry in _read_index(self._index):
             if entry.end > len(self._map) or not self._is_sound(entry):
                 break
             self._take(entry)
         end = self._entries[-1].end if self._entries else 0
-        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in self._entries)
+        lines = _index_text(self._entries)
         if self._index.read_text(errors="replace") != lines:
             self._index.write_text(lines)
         if self._data.stat().st_size > end:
@@ -199,6 +216,10 @@ def _map(path: Path) -> NDArray[np.uint8]:
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, np.uint8)
     return np.memmap(path, np.uint8, mode="r")
+
+
+def _index_text(entries: Sequence[_Entry]) -> str:
+    return "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
 
 
 def _read_index(path: Path) -> list[_Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from splitfrozen_export.split import (
     enable_lora_dropout,
     load_server_segment,
     lora_config,
+    prefix_digest,
     resolve_model,
 )
-from splitfrozen_server.worker.job import BaseModel, Task
+from splitfrozen_server.worker.job import BaseModel, LeasedJob, Task
 from splitfrozen_server.worker.settings import LoraSettings
 
 
@@ -37,6 +39,23 @@ class AdaptedModel:
 def find_source(base: BaseModel) -> ModelSource:
     """The base model's files on this machine. ModelError when they are gone."""
     return resolve_model(base.path, trust_remote_code=base.trust_remote_code)
+
+
+def check_prefix(source: ModelSource, job: LeasedJob) -> str:
+    """The prefix digest of the weights on disk.
+
+    ModelError `base_model_mismatch` when the job's activations were made with other ones: blocks
+    above the cut would continue blocks that no longer exist.
+    """
+    found = prefix_digest(source, job.cut)
+    if other := [digest for digest in job.prefix_digests if digest != found]:
+        raise ModelError(
+            "base_model_mismatch",
+            f"the weights in {source.path} were changed: below the cut they hash to {found}, those "
+            f"of the bundle that made the activations to {other[0]}; put the old weights back, or "
+            "register the new ones under another name and collect anew",
+        )
+    return found
 
 
 def public_name(base: BaseModel) -> str:
@@ -61,7 +80,10 @@ def build(
     )
     torch.manual_seed(seed)
     try:
-        model = get_peft_model(segment.model, config)
+        with warnings.catch_warnings():
+            # PEFT asks for a name that Transformers will drop: nothing an operator could act on.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            model = get_peft_model(segment.model, config)
     except ValueError as error:  # PEFT names the target modules that it did not find
         raise ModelError("invalid_request", str(error), param="target_modules") from error
     model.to(compute_device())
@@ -91,10 +113,11 @@ def restore_adapter(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
         raise ModelError("model_not_supported", f"the adapter does not fit the model: {wrong}")
 
 
-def adapter_config_bytes(model: PeftModel, base_model: str) -> bytes:
+def adapter_config_bytes(model: PeftModel, base: BaseModel) -> bytes:
     """adapter_config.json for the whole base model, in one canonical form."""
     fields: dict[str, Any] = model.peft_config["default"].to_dict()
-    fields["base_model_name_or_path"] = base_model
+    fields["base_model_name_or_path"] = public_name(base)
+    fields["revision"] = base.revision
     fields["inference_mode"] = True
     fields["auto_mapping"] = None  # would name the segment's class; task_type says enough
     return (json.dumps(fields, indent=2, sort_keys=True, default=_plain) + "\n").encode()

@@ -79,6 +79,8 @@ def _usage(description: AdapterDescription) -> list[str]:
     auto = _AUTO_CLASS[description.task]
     arguments = f'"{description.base_model}"'
     notes: list[str] = []
+    if description.base_revision is not None:
+        arguments += f', revision="{description.base_revision}"'
     if description.labels:
         arguments += f", num_labels={len(description.labels)}"
         names = ", ".join(f"{i} {name}" for i, name in enumerate(description.labels))

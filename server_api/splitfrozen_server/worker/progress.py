@@ -9,6 +9,7 @@ from typing import Any
 
 from splitfrozen_server.worker import checkpoint
 from splitfrozen_server.worker.evaluate import Evaluation
+from splitfrozen_server.worker.job import BaseModel
 from splitfrozen_server.worker.model import (
     AdaptedModel,
     adapter_config_bytes,
@@ -59,7 +60,7 @@ class Progress:
 
 
 def save(
-    directory: Path, adapted: AdaptedModel, state: TrainState, progress: Progress, base: str
+    directory: Path, adapted: AdaptedModel, state: TrainState, progress: Progress, base: BaseModel
 ) -> str:
     """Publish a checkpoint of this moment and return its name."""
     return checkpoint.save(
@@ -83,7 +84,10 @@ def restore(
         return Progress()
     progress = Progress.from_json(found.state)
     if progress.admissions != list(log[: len(progress.admissions)]):
-        return Progress()  # the server's state is older than ours: it was restored from a backup
+        # The server was restored from a backup. These checkpoints must go: their steps are higher
+        # than those now made, and the log may come to look like theirs over other shards.
+        checkpoint.drop_all(directory)
+        return Progress()
     restore_adapter(adapted.model, found.adapter)
     state.steps = found.step
     restore_optimizer(state, found.optimizer)

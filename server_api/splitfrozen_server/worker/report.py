@@ -28,6 +28,7 @@ class Reporter:
         self._sent = time.monotonic()
         self.status = "running"  # of the job, as of the last flush
         self.total_steps: int | None = None  # known once the dataset is sealed
+        self.waiting = False  # for shards or the seal
 
     def message(self, key: str, text: str, *, level: str = "info", **data: Any) -> None:
         self._add(key, "message", text, level, data)
@@ -65,6 +66,7 @@ class Reporter:
             "steps_completed": steps,
             "total_steps": self.total_steps,
             "trained_tokens": trained_tokens,
+            "waiting": self.waiting,
         }
         self.status = self._control.report(self._job, self._events, progress)
         self._events = []

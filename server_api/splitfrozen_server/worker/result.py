@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from splitfrozen_export.split import prefix_digest
 from splitfrozen_server.worker import adapter
 from splitfrozen_server.worker.model import adapter_config_bytes, adapter_tensors, public_name
 
@@ -19,7 +18,7 @@ def pack_result(run: JobRun) -> dict[str, Any]:
     base = public_name(run.job.model)
     weights = adapter.weights_bytes(adapter_tensors(run.adapted.model))
     description = _describe(run, base, adapter.sha256(weights))
-    config = adapter_config_bytes(run.adapted.model, base)
+    config = adapter_config_bytes(run.adapted.model, run.job.model)
     packed = adapter.pack(adapter.adapter_files(description, weights, config))
     path = run.directory / PACKED
     path.write_bytes(packed)
@@ -35,12 +34,11 @@ def pack_result(run: JobRun) -> dict[str, Any]:
 
 
 def _describe(run: JobRun, base: str, weights_digest: str) -> adapter.AdapterDescription:
-    source = run.adapted.source
     return adapter.AdapterDescription(
         name=run.job.fine_tuned_model,
         base_model=base,
-        base_revision=source.revision,
-        prefix_digest=prefix_digest(source, run.job.cut),
+        base_revision=run.job.model.revision,
+        prefix_digest=run.prefix_digest,
         bundles=tuple(sorted(run.rows.bundles)),
         cut=run.job.cut,
         task=run.job.task,

@@ -18,11 +18,16 @@ from splitfrozen_server.worker.control_client import ControlClient
 from splitfrozen_server.worker.data import HeldOut, TrainingRows, fetch
 from splitfrozen_server.worker.evaluate import evaluate
 from splitfrozen_server.worker.job import Arrivals, LeasedJob
-from splitfrozen_server.worker.model import AdaptedModel, build, find_source, public_name
+from splitfrozen_server.worker.model import (
+    AdaptedModel,
+    build,
+    check_prefix,
+    find_source,
+)
 from splitfrozen_server.worker.report import Reporter
 from splitfrozen_server.worker.schedule import Boundary, PlannedStep, Schedule
 from splitfrozen_server.worker.settings import learning_rate_at, parse_settings
-from splitfrozen_server.worker.start import freeze_start, held_out_dataset
+from splitfrozen_server.worker.start import freeze_start, held_out_dataset, open_dataset
 from splitfrozen_server.worker.trainer import TrainState, step
 from splitfrozen_server.worker.turns import Turns
 from splitfrozen_server.worker.workspace import Workspace
@@ -52,7 +57,7 @@ class JobRun:
         self.settings = parse_settings(job.config, hidden_size=job.model.hidden_size)
         self.start = freeze_start(job, control)
         self.rows = TrainingRows(
-            file=workspace.training_file(job.training.id),
+            file=open_dataset(job, job.training.id, control, workspace),
             num_labels=len(self.start.labels) if job.task == "classification" else None,
             eval_fraction=self.settings.eval_fraction,
         )
@@ -62,6 +67,8 @@ class JobRun:
             epochs=self.settings.epochs,
             batch_size=self.settings.batch_size,
         )
+        self.source = find_source(job.model)
+        self.prefix_digest = check_prefix(self.source, job)
         self.adapted = self._build()
         self.state = TrainState(
             self.adapted.model, job.task, self.settings.seed, self.settings.optimizer
@@ -85,7 +92,7 @@ class JobRun:
     def _build(self) -> AdaptedModel:
         with self.turns.step():
             return build(
-                find_source(self.job.model),
+                self.source,
                 self.job.cut,
                 self.job.task,
                 num_labels=self.rows.num_labels,
@@ -164,6 +171,7 @@ class JobRun:
             if self.schedule.has_work(new_examples=pending, sealed=arrivals.sealed):
                 boundary = Boundary(self.state.steps, newest, arrivals.sealed)
                 self.control.admit(self.job, boundary)
+                self.reporter.waiting = False
                 return boundary
             if arrivals.sealed:
                 raise DataError("the sealed dataset has no examples to train on")
@@ -184,6 +192,7 @@ class JobRun:
         return found
 
     def _wait(self, newest: int, *, others: bool) -> None:
+        self.reporter.waiting = True
         if self.idle_step != self.state.steps:
             self.idle_step = self.state.steps
             text = "All that may be trained before the seal is done: waiting for shards or the seal"
@@ -196,7 +205,7 @@ class JobRun:
     def _save(self) -> None:
         # Events first: steps before a checkpoint are never made again, nor are their events.
         self._report(force=True)
-        base = public_name(self.job.model)
+        base = self.job.model
         name = saved.save(self.directory, self.adapted, self.state, self.progress, base)
         self.control.checkpoint(self.job, self.state.steps, name, self.progress.metrics())
 
@@ -225,3 +234,6 @@ class JobRun:
                 "froze its label list"
             )
             self.reporter.message(f"skipped:{boundary.step}", text, level="warn")
+        if self.rows.targetless:
+            text = f"{self.rows.targetless} examples are left out: they have no target to predict"
+            self.reporter.message(f"targetless:{boundary.step}", text, level="warn")

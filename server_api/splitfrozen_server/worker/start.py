@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from splitfrozen_server.worker.control_client import ControlClient
 from splitfrozen_server.worker.data import HeldOut, fetch, validation_labels
 from splitfrozen_server.worker.job import LeasedJob
+from splitfrozen_server.worker.materialise import TrainingFile
 from splitfrozen_server.worker.workspace import Workspace
 
 
@@ -50,6 +52,16 @@ def freeze_start(job: LeasedJob, control: ControlClient) -> StartRecord:
     return start
 
 
+def open_dataset(
+    job: LeasedJob, dataset: str, control: ControlClient, workspace: Workspace
+) -> TrainingFile:
+    """The dataset's training file, with no shard that the server does not list at its place."""
+    file = workspace.training_file(dataset)
+    listed = control.arrivals(job, dataset, 0).shards
+    file.agree([(shard.sequence, shard.digest) for shard in listed])
+    return file
+
+
 def held_out_dataset(
     job: LeasedJob, start: StartRecord, control: ControlClient, workspace: Workspace
 ) -> HeldOut | None:
@@ -59,9 +71,13 @@ def held_out_dataset(
     labels = None
     if job.task == "classification":
         labels = validation_labels(start.validation_labels, start.labels)
-    file = workspace.training_file(job.validation.id)
+    file = open_dataset(job, job.validation.id, control, workspace)
     fetch(file, control.arrivals(job, job.validation.id, file.last_sequence).shards)
     rows: list[int] = []
     for shard in file.shards(0, start.validation_sequence):
-        rows += range(shard.first, shard.first + len(shard.lengths))
+        found = np.arange(shard.first, shard.first + len(shard.lengths))
+        if labels is not None and shard.labels is not None:
+            # A label may have been added between freezing the list and listing the shards.
+            found = found[np.isin(shard.labels, list(labels))]
+        rows += found.tolist()
     return HeldOut(file, rows, labels)

@@ -26,10 +26,11 @@ class Workspace:
         """Delete a job's files, which nobody needs once it ended."""
         shutil.rmtree(self.job(job_id), ignore_errors=True)
 
-    def keep_only(self, jobs: set[str]) -> None:
-        """Delete the files of all other jobs, and training files when no job is left."""
+    def keep_only(self, jobs: set[str], datasets: set[str]) -> None:
+        """Delete the files of all other jobs and datasets."""
         for path in self._jobs.glob("*"):
             if path.name not in jobs:
                 self.drop_job(path.name)
-        if not jobs:
-            shutil.rmtree(self._datasets, ignore_errors=True)
+        for path in self._datasets.glob("*"):
+            if path.name not in datasets:
+                shutil.rmtree(path, ignore_errors=True)
