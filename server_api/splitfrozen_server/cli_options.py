@@ -176,7 +176,7 @@ def _options() -> tuple[Callable[[Any], Any], ...]:
             "--token",
             envvar="SPLITFROZEN_TOKEN",
             show_envvar=True,
-            help="Admin token; default: the admin.token file in --data-dir.",
+            help="Admin token. For a server on this machine: the admin.token file in --data-dir.",
         ),
         click.option(
             "--ca",

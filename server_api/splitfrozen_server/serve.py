@@ -24,6 +24,7 @@ from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.control import create_control_app
 from splitfrozen_server.first_token import ensure_admin_token
 from splitfrozen_server.idle import seal_idle_datasets
+from splitfrozen_server.jobs.leases import forgive
 from splitfrozen_server.recovery import Recovered, recover
 from splitfrozen_server.services import Services, open_services
 from splitfrozen_server.sockets import bind, socket_directory
@@ -85,6 +86,7 @@ async def _serve(
 def _prepare(services: Services, say: Callable[[str], None]) -> None:
     config = services.config
     _report(recover(services.database, services.blobs, config), config)
+    services.database.write_sync(forgive)
     token = ensure_admin_token(services.database, config.admin_token_file)
     say(f"Admin token file: {config.admin_token_file}")
     if token is not None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from splitfrozen.errors import RefusedError
@@ -126,6 +126,11 @@ def release(job: JobRow, *, idle_sequence: int | None = None) -> None:
     job.attempts = 0  # its worker lives to tell
     job.lease = job.worker = job.lease_expires_at = None
     job.idle_sequence = idle_sequence
+
+
+def forgive(session: Session) -> None:
+    """Forget all attempts: a server that starts anew ended them, not the jobs."""
+    session.execute(update(JobRow).values(attempts=0))
 
 
 def has_news(job: JobRow, dataset: DatasetRow) -> bool:
