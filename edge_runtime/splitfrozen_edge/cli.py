@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from splitfrozen_edge.rows import Row
 
 
-@click.group(cls=Program, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+@click.group(
+    cls=Program,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @state_option
 @click.version_option(package_name="splitfrozen", prog_name="splitfrozen-edge")
 @click.pass_context

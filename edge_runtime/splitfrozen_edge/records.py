@@ -55,8 +55,7 @@ def _read_jsonl(path: Path, complaints: Complaints) -> Iterator[Record]:
         try:
             document = json.loads(text, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            complaints.add(DataError(f"is not JSON: {reason}", path=str(path), line=number))
+            complaints.add(DataError(f"is not JSON: {_why(error)}", path=str(path), line=number))
             continue
         if isinstance(document, dict):
             yield number, document
@@ -121,3 +120,10 @@ def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
 
 
 _READERS = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".csv": _read_csv, ".tsv": _read_tsv}
+
+
+def _why(error: Exception) -> str:
+    """The reason without the parser's own line number, which is always 1."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -16,6 +16,9 @@ FIRST_PAUSE = 0.5  # seconds before the first restart; doubles each time
 LONGEST_PAUSE = 30.0
 STABLE = 60.0  # a worker that ran this long starts the pauses anew
 STOP_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
+# The API shares the cores with training. Threads that spin while they wait for each other, as
+# OpenMP's do by default, slow a step many times over as soon as anything else wants a core.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,9 @@ async def supervise(services: Services, command: list[str]) -> NoReturn:
 
 
 async def _run(services: Services, command: list[str]) -> int:
-    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, env={**ENVIRONMENT, **os.environ}
+    )
     services.worker_state = "running"
     try:
         return await process.wait()

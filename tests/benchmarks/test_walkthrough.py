@@ -155,6 +155,7 @@ def test_the_demo_trains_any_model_on_any_file(
 ) -> None:
     command = _demo(tmp_path, tiny_model("gpt2"), "--epochs", "10", "--json")
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.stdout, ended.stderr
     report = json.loads(ended.stdout.splitlines()[-1])
     assert (ended.returncode == 0) == report["helped"], ended.stderr
     assert report["steps"] >= 10 * report["examples"] / 32

@@ -63,7 +63,7 @@ def test_open_labels_are_frozen_at_the_seal(server: Server, bert: ShardMaker) ->
     job = server.create_job(dataset)["id"]
     server.post(f"/v1/activation_datasets/{dataset}/labels", {"names": ["down", "up"]})
     push_examples(server, bert, dataset, 16)
-    waiting = "the seal: labels are open and no start condition was given"
+    waiting = "the seal (labels are open and no start condition was given: `datasets seal`)"
     server.wait(lambda: server.job(job)["splitfrozen"]["waiting_for"] == waiting, "it waits")
     server.seal(dataset)
     assert server.wait_for_end(job)["status"] == "succeeded"

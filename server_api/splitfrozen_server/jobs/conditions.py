@@ -46,7 +46,9 @@ def _labels(session: Session, job: JobRow, dataset: DatasetRow) -> Iterator[Unme
         yield Unmet("labels", f"{len(names)} of at least 2 labels")
     if dataset.open_labels and dataset.sealed_at is None and not _was_told_when(job):
         # The list is frozen at the start, so an open one must have had time to grow.
-        yield Unmet("labels", "the seal: labels are open and no start condition was given")
+        yield Unmet(
+            "labels", "the seal (labels are open and no start condition was given: `datasets seal`)"
+        )
     wanted = job.config["min_per_label"]
     if wanted is not None:
         yield from _per_label(session, dataset, names, wanted)

@@ -90,6 +90,7 @@ def _usage(description: AdapterDescription) -> list[str]:
         "from peft import PeftModel",
         f"from transformers import {auto}",
         "",
+        "# The base model: a Hub id, or the directory that the server knows by this name.",
         f"base = {auto}.from_pretrained({arguments})",
         'model = PeftModel.from_pretrained(base, "path/to/this/directory")',
         "```",
