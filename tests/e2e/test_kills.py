@@ -57,24 +57,33 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 def test_a_push_killed_at_random_moments_brings_every_example_exactly_once(
     stack: Stack, dataset: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    rows = sentences(1500, seed=1)
-    data = write_rows(tmp_path / "rows.jsonl", rows)
+    rows = sentences(3600, seed=1)
+    files = [
+        write_rows(tmp_path / f"rows{number}.jsonl", rows[number * 400 : (number + 1) * 400])
+        for number in range(9)
+    ]
     device = stack.device("pi")
-    push = device.command("push", "--bundle", tiny_bundle, "--dataset", dataset, "--data", data)
+
+    def push(data: Path) -> list[str]:
+        return device.command("push", "--bundle", tiny_bundle, "--dataset", dataset, "--data", data)
+
+    began = time.monotonic()
+    assert start(push(files[0]), tmp_path / "push.log").wait() == 0
+    undisturbed = time.monotonic() - began  # seconds; machines differ tenfold
     rng = random.Random(7)
     kills = 0
-    for _ in range(8):
-        process = start(push, tmp_path / "push.log")
-        time.sleep(rng.uniform(0.5, 2.5))
+    for data in files[1:]:
+        process = start(push(data), tmp_path / "push.log")
+        time.sleep(rng.uniform(0.3, 0.9) * undisturbed)
         kills += process.poll() is None
         process.kill()
         process.wait()
     assert kills >= 3, "the pushes ended before they could be killed"
-    device.push(tiny_bundle, dataset, data)
+    for data in files:
+        device.push(tiny_bundle, dataset, data)
     found = stack.admin("datasets", "get", dataset)
     assert found["examples"] == len(rows)
-    again = device.push(tiny_bundle, dataset, data)
-    assert again["bytes_up"] == 0
+    assert [device.push(tiny_bundle, dataset, data)["bytes_up"] for data in files] == [0] * 9
     assert stack.admin("datasets", "get", dataset)["examples"] == len(rows)
 
 
