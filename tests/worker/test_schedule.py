@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from hypothesis import given, settings
@@ -74,11 +75,28 @@ def test_before_the_seal_at_most_half_the_visits_are_made_in_full_batches(job, a
 
 
 @given(JOBS, st.lists(LENGTHS, min_size=1, max_size=8))
-def test_the_last_passes_after_the_seal_mix_everyone(job, arrivals):
+def test_after_the_seal_every_example_spreads_its_visits_evenly(job, arrivals):
     run = train(job, arrivals)
-    mixed = -(-job[1] // 2)
-    for steps in run.passes_after_seal[-mixed:]:
-        assert visits(steps, run.schedule.examples) == [1] * run.schedule.examples
+    made = [visits(steps, run.schedule.examples) for steps in run.passes_after_seal]
+    for one in zip(*made, strict=True):
+        share = sum(one) / len(made)
+        for first, end in combinations(range(len(made) + 1), 2):
+            assert abs(sum(one[first:end]) - (end - first) * share) < 1
+
+
+def test_latecomers_are_never_trained_alone():
+    schedule = Schedule(seed=3, epochs=4, batch_size=32)
+    schedule.begin_pass([5] * 600, sealed=False)
+    schedule.begin_pass([], sealed=False)
+    late = [schedule.begin_pass([5] * 400, sealed=True)]
+    while not schedule.finished:
+        late.append(schedule.begin_pass([], sealed=True))
+    assert len(late) == 4
+    for steps in late:
+        members = np.concatenate([step.examples for step in steps])
+        early = int((members < 600).sum())
+        assert int((members >= 600).sum()) == 400
+        assert 240 <= early <= 360  # 600 examples with 2 visits left, over 4 passes
 
 
 @given(JOBS, LENGTHS, st.integers(0, 5))

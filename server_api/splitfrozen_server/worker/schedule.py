@@ -6,8 +6,10 @@ rules, which make every example's number of visits exactly `epochs`:
 
 - before the seal an example may use at most floor(epochs / 2) of its visits, and only full
   batches are trained: what arrived first must not be forgotten, nor trained on in crumbs;
-- after the seal the pass that is j-th from the last takes every example with at least j visits
-  left. Everyone has at least ceil(epochs / 2) left, so that many last passes mix everyone.
+- after the seal there are as many passes as the newest examples have visits left. Examples with
+  fewer left spread theirs evenly over all of these passes, each from a random offset of its own
+  (systematic sampling), so every pass mixes early and late arrivals. Passes that latecomers made
+  up alone would undo what was learnt from the others.
 
 A dataset sealed before the start is thereby `epochs` passes over everything: centralised training.
 Knows lengths and indices only: no files, no tensors, no HTTP.
@@ -15,7 +17,7 @@ Knows lengths and indices only: no files, no tensors, no HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 BUCKET_BATCHES = 50  # sort by length inside windows of at most so many batches
+_OFFSETS = 1 << 63  # streams of offsets, apart from those of the passes
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,35 @@ class PlannedStep:
     progress: float  # the same in relation to all visits known so far, 0..1
 
 
+class _Closing:
+    """The passes after the seal: who takes part in which.
+
+    Of R passes, an example with r visits left takes part in pass q when the line
+    (q * r + offset) / R crosses a whole number there; the crossings of one example add up to r.
+    """
+
+    def __init__(self, first: int, left: NDArray[np.int32], offsets: NDArray[np.uint64]) -> None:
+        """`first` is the number of the first of these passes; `offsets` are any random integers."""
+        self.first = first
+        self.left = left.astype(np.int64)
+        self.count = int(self.left.max(initial=0))
+        self.offsets = (offsets % np.uint64(max(1, self.count))).astype(np.int64)
+
+    def examples_of(self, number: int) -> Indices:
+        """The examples of pass `number`; at least one while `passes_from(number)` has any."""
+        index = number - self.first
+        if index >= self.count:
+            return np.empty(0, np.int64)
+        before = (index * self.left + self.offsets) // self.count
+        after = ((index + 1) * self.left + self.offsets) // self.count
+        return np.flatnonzero(after > before)
+
+    def passes_from(self, number: int) -> Iterator[Indices]:
+        """The passes from `number` on to the last."""
+        for later in range(number, self.first + self.count):
+            yield self.examples_of(later)
+
+
 class Schedule:
     """Plans one pass after the other; the same calls in the same order give the same plan."""
 
@@ -55,6 +87,7 @@ class Schedule:
         self.passes = 0
         self.lengths: NDArray[np.int32] = np.empty(0, np.int32)
         self.visits: NDArray[np.int32] = np.empty(0, np.int32)
+        self.closing: _Closing | None = None  # the passes after the seal
 
     @property
     def examples(self) -> int:
@@ -74,8 +107,12 @@ class Schedule:
 
     def begin_pass(self, new_lengths: Iterable[int], *, sealed: bool) -> list[PlannedStep]:
         """Admit examples of these token lengths, plan the next pass and count it as made."""
+        known = self.examples
         self._admit(np.fromiter(new_lengths, np.int32))
         self.sealed = self.sealed or sealed
+        if self.sealed and (self.closing is None or self.examples > known):
+            offsets = _random_stream(self.seed, _OFFSETS + self.passes).random_raw(self.examples)
+            self.closing = _Closing(self.passes, self.epochs - self.visits, offsets)
         stream = _random_stream(self.seed, self.passes)
         eligible = self._eligible()
         order = eligible[np.argsort(stream.random_raw(len(eligible)), kind="stable")]
@@ -90,22 +127,19 @@ class Schedule:
 
     def remaining_steps(self) -> int | None:
         """Steps of the passes still to come; None before the seal, when nobody can know."""
-        if not self.sealed:
+        if self.closing is None:
             return None
-        left = self.epochs - self.visits
-        rounds = range(1, int(left.max(initial=0)) + 1)
-        return sum(-(-int((left >= j).sum()) // self.batch_size) for j in rounds)
+        sizes = (len(examples) for examples in self.closing.passes_from(self.passes))
+        return sum(-(-size // self.batch_size) for size in sizes)
 
     def _admit(self, lengths: NDArray[np.int32]) -> None:
         self.lengths = np.concatenate([self.lengths, lengths])
         self.visits = np.concatenate([self.visits, np.zeros(len(lengths), np.int32)])
 
     def _eligible(self) -> Indices:
-        if not self.sealed:
+        if self.closing is None:
             return np.flatnonzero(self.visits < self.epochs // 2)
-        left = self.epochs - self.visits
-        most = left.max(initial=0)
-        return np.flatnonzero((left == most) & (left > 0))
+        return self.closing.examples_of(self.passes)
 
     def _place(self, batches: Sequence[Indices]) -> list[PlannedStep]:
         made = int(self.visits.sum())
