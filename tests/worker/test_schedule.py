@@ -155,6 +155,16 @@ def test_remaining_steps_count_what_is_still_planned():
     assert left == made
 
 
+@given(JOBS, st.lists(LENGTHS, min_size=1, max_size=8))
+def test_a_decay_begins_at_the_seal_and_ends_with_the_job(job, arrivals):
+    run = train(job, arrivals)
+    progress = [step.progress for step in run.steps]
+    assert not any(progress[: run.steps_before_seal])
+    after = progress[run.steps_before_seal :]
+    assert after == sorted(after)
+    assert not after or (after[0] == 0 and after[-1] < 1)
+
+
 def test_with_one_epoch_nothing_is_trained_before_the_seal():
     schedule = Schedule(seed=0, epochs=1, batch_size=4)
     assert not schedule.has_work(new_examples=100, sealed=False)

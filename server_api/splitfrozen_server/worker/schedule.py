@@ -44,7 +44,7 @@ class PlannedStep:
 
     examples: Indices
     epoch: float  # visits made before this step, per example admitted so far
-    progress: float  # the same in relation to all visits known so far, 0..1
+    progress: float  # share of the visits after the seal that are made; 0 before the seal
 
 
 class _Closing:
@@ -54,9 +54,15 @@ class _Closing:
     (q * r + offset) / R crosses a whole number there; the crossings of one example add up to r.
     """
 
-    def __init__(self, first: int, left: NDArray[np.int32], offsets: NDArray[np.uint64]) -> None:
-        """`first` is the number of the first of these passes; `offsets` are any random integers."""
+    def __init__(
+        self, first: int, made: int, left: NDArray[np.int32], offsets: NDArray[np.uint64]
+    ) -> None:
+        """`first` is the number of the first of these passes, `made` the visits before it.
+
+        `offsets` are any random integers, one an example.
+        """
         self.first = first
+        self.made = made
         self.left = left.astype(np.int64)
         self.count = int(self.left.max(initial=0))
         self.offsets = (offsets % np.uint64(max(1, self.count))).astype(np.int64)
@@ -69,6 +75,10 @@ class _Closing:
         before = (index * self.left + self.offsets) // self.count
         after = ((index + 1) * self.left + self.offsets) // self.count
         return np.flatnonzero(after > before)
+
+    def share(self, made: int) -> float:
+        """How much of these passes is done when the job has made `made` visits, 0..1."""
+        return (made - self.made) / int(self.left.sum())
 
     def passes_from(self, number: int) -> Iterator[Indices]:
         """The passes from `number` on to the last."""
@@ -112,7 +122,8 @@ class Schedule:
         self.sealed = self.sealed or sealed
         if self.sealed and (self.closing is None or self.examples > known):
             offsets = _random_stream(self.seed, _OFFSETS + self.passes).random_raw(self.examples)
-            self.closing = _Closing(self.passes, self.epochs - self.visits, offsets)
+            made = int(self.visits.sum())
+            self.closing = _Closing(self.passes, made, self.epochs - self.visits, offsets)
         stream = _random_stream(self.seed, self.passes)
         eligible = self._eligible()
         order = eligible[np.argsort(stream.random_raw(len(eligible)), kind="stable")]
@@ -145,8 +156,8 @@ class Schedule:
         made = int(self.visits.sum())
         steps = []
         for batch in batches:
-            epoch = made / self.examples
-            steps.append(PlannedStep(batch, epoch, epoch / self.epochs))
+            progress = 0.0 if self.closing is None else self.closing.share(made)
+            steps.append(PlannedStep(batch, made / self.examples, progress))
             made += len(batch)
         return steps
 

@@ -74,7 +74,7 @@ def default_learning_rate(hidden_size: int) -> float:
 
 
 def learning_rate_at(settings: OptimizerSettings, progress: float) -> float:
-    """The rate of a step that stands at `progress` (0..1) of the visits known so far."""
+    """The rate of a step at `progress`: 0 until the seal, then the share of what is left, 0..1."""
     if settings.schedule == "linear":
         return settings.learning_rate * (1 - progress)
     if settings.schedule == "cosine":
