@@ -1,4 +1,4 @@
-"""Write a bundle directory so that it is there completely or not at all.
+"""Write a bundle, or another directory, so that it is there completely or not at all.
 
 Everything is written into a draft beside the target, flushed to the disk, and renamed. What a
 killed export leaves behind is a hidden draft, which the next export to the same place removes.
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitfrozen.bundle import hash_file
+from splitfrozen.bundle import CHECKSUM_NAME, checksum_bytes, hash_file
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen.manifest import (
     MANIFEST_NAME,
@@ -29,7 +29,7 @@ from splitfrozen.manifest import (
 
 @dataclass(frozen=True)
 class Draft:
-    """A bundle that is being written."""
+    """A directory that is being written."""
 
     target: Path
     directory: Path  # beside the target; write the files here
@@ -49,42 +49,62 @@ class Draft:
         raw = manifest_bytes(manifest)
         parse_manifest(raw)
         (self.directory / MANIFEST_NAME).write_bytes(raw)
+        (self.directory / CHECKSUM_NAME).write_bytes(checksum_bytes(raw))
+        self.put_in_place()
+        return bundle_id(raw)
+
+    def put_in_place(self) -> None:
+        """Make what was written durable and rename it to the target."""
         for path in self.directory.iterdir():
             _flush(path)
         _flush(self.directory)
         _put_in_place(self.directory, self.target)
-        return bundle_id(raw)
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Raise SplitFrozenError unless a bundle may be written to `target`.
+def check_target(
+    target: Path, *, force: bool, marker: str = MANIFEST_NAME, kind: str = "bundle"
+) -> None:
+    """Raise SplitFrozenError unless a directory of a kind may be written to `target`.
 
-    What an export killed while replacing the bundle left there is put right first: the old
-    bundle may be hidden beside the target, where no refusal would mention it.
+    One that holds the file `marker` is of the kind. What an export killed while replacing it left
+    there is put right first: the old one may be hidden beside the target, where no refusal would
+    mention it.
 
-    `name_taken`: something is there and `force` is off. `invalid_request`: what is there is no
-    bundle, so it is not replaced even with `force`.
+    `name_taken`: something is there and `force` is off. `invalid_request`: what is there is of
+    another kind, so it is not replaced even with `force`.
     """
     target = target.absolute()
     _recover(target)
     if not target.exists() or _is_empty(target):
         return
-    if not (target / MANIFEST_NAME).is_file():
+    if not (target / marker).is_file():
         raise SplitFrozenError(
-            "invalid_request", f"{target} exists and is no bundle; choose another --output"
+            "invalid_request", f"{target} exists and is no {kind}; choose another --output"
         )
     if not force:
         raise SplitFrozenError(
-            "name_taken", f"{target} is a bundle already; give --force to replace it"
+            "name_taken", f"{target} is a {kind} already; give --force to replace it"
         )
 
 
 @contextmanager
 def draft_bundle(target: Path, *, force: bool) -> Iterator[Draft]:
-    """Open a draft for `target`; it is gone at the end unless `publish` put it in place."""
+    """Open a draft of a bundle; it is gone at the end unless `publish` put it in place."""
+    with draft_directory(target, force=force) as draft:
+        yield draft
+
+
+@contextmanager
+def draft_directory(
+    target: Path, *, force: bool, marker: str = MANIFEST_NAME, kind: str = "bundle"
+) -> Iterator[Draft]:
+    """Open a draft for `target`; it is gone at the end unless `put_in_place` was called.
+
+    `marker` and `kind` are those of `check_target`, whose errors it raises.
+    """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    check_target(target, force=force)
+    check_target(target, force=force, marker=marker, kind=kind)
     directory = target.parent / f".{target.name}.{secrets.token_hex(4)}.draft"
     directory.mkdir()
     with _lock(directory):

@@ -9,6 +9,7 @@ from pathlib import Path
 from splitfrozen.errors import ManifestError
 from splitfrozen.manifest import MANIFEST_NAME, FileEntry, Manifest, bundle_id, parse_manifest
 
+CHECKSUM_NAME = "splitfrozen.json.sha256"  # beside the manifest, as `sha256sum` writes it
 _CHUNK = 1 << 20  # bytes
 
 
@@ -36,10 +37,31 @@ def read_bundle(directory: Path) -> Bundle:
     if not path.is_file():
         raise ManifestError("missing_file", f"{directory} is no bundle: it has no {MANIFEST_NAME}")
     raw = path.read_bytes()
+    check_manifest(directory, raw)
     manifest = parse_manifest(raw)
     for name, entry in manifest.files.items():
         verify_file(directory / name, entry)
     return Bundle(directory, manifest, bundle_id(raw))
+
+
+def checksum_bytes(manifest: bytes) -> bytes:
+    """The content of splitfrozen.json.sha256 for a manifest; `sha256sum -c` reads it too."""
+    return f"{bundle_id(manifest)}  {MANIFEST_NAME}\n".encode()
+
+
+def check_manifest(directory: Path, manifest: bytes) -> None:
+    """Compare a manifest's bytes with the checksum beside it, where there is one.
+
+    Without it, nothing in a directory would notice a changed byte in what only informs, such as
+    the report. Raises ManifestError `hash_mismatch`.
+    """
+    path = directory / CHECKSUM_NAME
+    if path.is_file() and path.read_bytes() != checksum_bytes(manifest):
+        raise ManifestError(
+            "hash_mismatch",
+            f"{directory / MANIFEST_NAME} does not have the SHA-256 that {CHECKSUM_NAME} says: "
+            "one of the two was changed; copy the bundle again",
+        )
 
 
 def verify_file(path: Path, entry: FileEntry) -> None:

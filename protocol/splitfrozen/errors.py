@@ -87,6 +87,7 @@ _TABLE = (
     ErrorCode("model_not_found", 404, False, "no such model directory or Hub repository"),
     ErrorCode("bad_data", 422, False, "a row of training data cannot be used"),
     ErrorCode("check_failed", 422, False, "a numeric check of the exporter exceeds its limit"),
+    ErrorCode("bad_signature", 422, False, "splitfrozen.sig is malformed or not of the right key"),
 )
 
 CODES: dict[str, ErrorCode] = {row.code: row for row in _TABLE}

@@ -18,7 +18,7 @@ from splitfrozen.quantize import CODECS
 
 MANIFEST_NAME = "splitfrozen.json"
 FORMAT = 1
-PRECISIONS = ("fp32", "int8", "int8-hq", "int4")  # the last two are reserved (SPEC 6)
+PRECISIONS = ("fp32", "int8", "int8-hq", "int4", "int4-all")
 ARCHITECTURES = ("encoder", "decoder")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")

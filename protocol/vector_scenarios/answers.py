@@ -23,7 +23,7 @@ STATUS = {
     413: "too_large",
     422: "not_finite bad_lengths duplicate_in_shard label_out_of_range token_out_of_range "
     "bad_manifest unsupported_format bad_path missing_file hash_mismatch digest_mismatch "
-    "model_not_supported bad_data check_failed",
+    "model_not_supported bad_data check_failed bad_signature",
     429: "rate_limited",
     500: "internal_error",
     503: "unavailable",

@@ -54,12 +54,15 @@ def manifest_vectors() -> Iterator[tuple[str, Vector]]:
 
     file = {"sha256": "ab" * 32, "size": 10}
     yield "ok", entry("ok", "canonical bytes; / is not escaped", raw())
+    smallest = raw(precision="int4-all")
+    yield "ok_int4_all", entry("ok", "the last of the precisions", smallest)
     yield "bad_manifest_json", entry("bad_manifest", "not JSON", b"{")
     yield "bad_manifest_missing", entry("bad_manifest", "no cut", raw(cut=...))
     yield "bad_manifest_extra", entry("bad_manifest", "an unknown field", raw(colour="red"))
     yield "bad_manifest_cut", entry("bad_manifest", "the cut is the last block", raw(cut=6))
     yield "bad_manifest_bool", entry("bad_manifest", "true is no number", raw(cut=True))
     yield "bad_manifest_wire", entry("bad_manifest", "wire not offered", raw(wire="int4"))
+    yield "bad_manifest_precision", entry("bad_manifest", "no precision", raw(precision="int2"))
     yield "bad_manifest_hex", entry("bad_manifest", "short digest", raw(prefix_digest="cd"))
     yield "unsupported_format", entry("unsupported_format", "format 2", raw(format=2))
     for name, path in {
