@@ -32,7 +32,7 @@ from splitfrozen_server.services import Services
 
 _ROUTERS = (health, tokens, devices, base_models, bundles, datasets, shards)
 _TRAINING_ROUTERS = (jobs, files, models, split)
-_SHARD_PATH = re.compile(r"/v1/(activation_datasets/[^/]+/shards/|split/)")
+_OWN_BODY = re.compile(r"/v1/(activation_datasets/[^/]+/shards/|split/|bundles/[^/]+/files/)")
 
 
 def create_app(services: Services) -> FastAPI:
@@ -52,12 +52,12 @@ def create_app(services: Services) -> FastAPI:
         BodyLimitMiddleware,
         limit=services.config.max_request,
         timeout=services.config.body_timeout,
-        is_exempt=_carries_shard,
+        is_exempt=_reads_its_body,
     )
     app.add_middleware(MetricsMiddleware, metrics=services.metrics)
     return app
 
 
-def _carries_shard(scope: Scope) -> bool:
-    """Routes that read their body themselves, within the limits of shards."""
-    return _SHARD_PATH.match(scope["path"]) is not None
+def _reads_its_body(scope: Scope) -> bool:
+    """Routes that read their body themselves, within the limits of shards or of bundles."""
+    return _OWN_BODY.match(scope["path"]) is not None

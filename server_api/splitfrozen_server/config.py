@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
 class ServerConfig:
     """Everything `serve` was told. Sizes are bytes, times are seconds."""
 
-    data_dir: Path  # database, shards, bundles, jobs, the first admin token
+    data_dir: Path  # database, shards, bundles, jobs, the first admin token, its key
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free port
     control_socket: Path = Path("control.sock")  # the worker reports here
@@ -41,6 +41,8 @@ class ServerConfig:
     body_timeout: float = 60.0  # for a whole body to arrive
     keep_free: int = 64 << 20  # disk that uploads leave to the database and to training
     max_labels: int = 10_000  # of one dataset
+    max_bundle: int = 64 << 30  # of all files of a bundle that is uploaded
+    max_incoming: int = 8  # bundles whose upload has begun and not ended
 
     @property
     def database_url(self) -> str:
@@ -55,12 +57,20 @@ class ServerConfig:
         return self.data_dir / "bundles"
 
     @property
+    def incoming_dir(self) -> Path:
+        return self.data_dir / "incoming"
+
+    @property
     def orphan_dir(self) -> Path:
         return self.data_dir / "orphans"
 
     @property
     def admin_token_file(self) -> Path:
         return self.data_dir / "admin.token"
+
+    @property
+    def bundle_key_file(self) -> Path:
+        return self.data_dir / "bundle.key"
 
     @property
     def is_loopback(self) -> bool:

@@ -9,12 +9,13 @@ import asyncio
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from splitfrozen.bundle import Bundle, read_bundle
+from splitfrozen.bundle import Bundle, check_manifest, read_bundle
 from splitfrozen.errors import ManifestError, RefusedError
 from splitfrozen.manifest import MANIFEST_NAME, Manifest, bundle_id, parse_manifest
 from splitfrozen_server.base_models import list_base_models
@@ -23,7 +24,9 @@ from splitfrozen_server.database.tables import BaseModelRow, BundleRow
 from splitfrozen_server.identifiers import now
 from splitfrozen_server.services import Services
 
-_MAX_MANIFEST = 16 << 20  # bytes
+MAX_MANIFEST = 16 << 20  # bytes
+
+Fill = Callable[[Path, Manifest], None]
 
 
 async def publish_bundle(
@@ -35,6 +38,18 @@ async def publish_bundle(
     base model has its weights, `insufficient_storage`.
     """
     raw = await asyncio.to_thread(_read_manifest, directory)
+    return await publish_files(
+        services, tenant, raw, lambda part, manifest: _copy(directory, part, raw, manifest)
+    )
+
+
+async def publish_files(
+    services: Services, tenant: str, raw: bytes, fill: Fill
+) -> tuple[BundleRow, bool]:
+    """Publish the bundle of a manifest; False with the old row if it is there.
+
+    `fill` puts the manifest and every file, verified, into a new directory; it runs in a thread.
+    """
     key = (tenant, bundle_id(raw))
     async with services.digest_locks.hold(key[1]):
         known = await services.database.read(lambda session: session.get(BundleRow, key))
@@ -44,7 +59,7 @@ async def publish_bundle(
         target = services.config.bundle_dir / key[1]
         part = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PART}")
         try:
-            await asyncio.to_thread(_copy, directory, part, raw, manifest)
+            await asyncio.to_thread(_fill, fill, part, manifest)
             base_model = await find_base(services, tenant, manifest)
             await asyncio.to_thread(_put_in_place, part, target)
         finally:
@@ -103,24 +118,30 @@ def _read_manifest(directory: Path) -> bytes:
             f"{directory} on the server is no bundle: it has no {MANIFEST_NAME}",
             param="path",
         )
-    if path.stat().st_size > _MAX_MANIFEST:
-        raise ManifestError("bad_manifest", f"{path} exceeds {_MAX_MANIFEST} bytes")
-    return path.read_bytes()
+    if path.stat().st_size > MAX_MANIFEST:
+        raise ManifestError("bad_manifest", f"{path} exceeds {MAX_MANIFEST} bytes")
+    raw = path.read_bytes()
+    check_manifest(directory, raw)
+    return raw
 
 
-def _copy(source: Path, part: Path, raw: bytes, manifest: Manifest) -> None:
-    """Copy and verify the copy: the source may change meanwhile."""
-    part.mkdir(parents=True)
+def _fill(fill: Fill, part: Path, manifest: Manifest) -> None:
     try:
-        (part / MANIFEST_NAME).write_bytes(raw)
-        for name in manifest.files:
-            _copy_file(source / name, part / name)
-        read_bundle(part)
+        fill(part, manifest)
         _flush(part)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise RefusedError("insufficient_storage", "the server's disk is full") from error
         raise
+
+
+def _copy(source: Path, part: Path, raw: bytes, manifest: Manifest) -> None:
+    """Copy and verify the copy: the source may change meanwhile."""
+    part.mkdir(parents=True)
+    (part / MANIFEST_NAME).write_bytes(raw)
+    for name in manifest.files:
+        _copy_file(source / name, part / name)
+    read_bundle(part)
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from splitfrozen_server.blobs import PART, BlobStore, flush_directory
 from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.database.engine import Database
 from splitfrozen_server.database.tables import BundleRow, ShardRow
+from splitfrozen_server.incoming import Incoming
 from splitfrozen_server.jobs.results import file_store
 
 
@@ -37,6 +38,8 @@ def recover(database: Database, blobs: BlobStore, config: ServerConfig) -> Recov
     config.bundle_dir.mkdir(exist_ok=True)
     parts = blobs.delete_parts() + file_store(config).delete_parts()
     parts += _delete_bundle_parts(config.bundle_dir)
+    incoming = Incoming(config.incoming_dir)
+    parts += incoming.delete_parts() + incoming.drop_stale()
     published, needed = database.read_sync(_bundle_ids), database.read_sync(_digests)
     aside = config.orphan_dir
     returned = _move(

@@ -15,6 +15,7 @@ from splitfrozen_server.database.engine import Database
 from splitfrozen_server.inspection import PrefixDigests
 from splitfrozen_server.locks import KeyedLocks
 from splitfrozen_server.metrics import Metrics
+from splitfrozen_server.signing import BundleSigner, open_signer
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Services:
     database: Database
     blobs: BlobStore  # shards only, named by digest
     inference: httpx.AsyncClient  # the worker, over its unix socket
+    signer: BundleSigner
     metrics: Metrics = field(default_factory=Metrics)
     prefix_digests: PrefixDigests = field(default_factory=PrefixDigests)
     worker_state: str = "not started"  # for /ready: running | restarting | disabled
@@ -51,6 +53,7 @@ def open_services(config: ServerConfig) -> Services:
         database=Database(config.database_url),
         blobs=BlobStore(config.blob_dir),
         inference=httpx.AsyncClient(transport=transport, base_url="http://worker"),
+        signer=open_signer(config.bundle_key_file),
     )
 
 

@@ -29,9 +29,10 @@ async def ready(services: Use) -> dict[str, str]:
 
 
 @router.get("/version")
-async def version() -> dict[str, Any]:
-    """The server's version and the protocols that it speaks."""
-    return {"version": __version__, "protocols": [PROTOCOL]}
+async def version(services: Use) -> dict[str, Any]:
+    """The server's version, the protocols that it speaks, the key that signs its bundles."""
+    key = services.signer.public_key
+    return {"version": __version__, "protocols": [PROTOCOL], "bundle_key": key}
 
 
 @router.get("/metrics")
