@@ -33,12 +33,45 @@ AUTO_MAP = {
 }
 PROGRAM = """
 import sys
-from splitfrozen_export.split import load_server_segment, prefix_digest, prove_cut, resolve_model
+from splitfrozen_export.split import (
+    load_device_segment, load_server_segment, prefix_digest, prove_cut, resolve_model
+)
 source = resolve_model(sys.argv[1], trust_remote_code=True)
 print(prove_cut(source, 2, real=True))
 print(type(load_server_segment(source, 2, "classification", num_labels=3).model).__name__)
+print(type(load_device_segment(source, 2, stream=True).model).__name__)
 print(prefix_digest(source, 2) == prefix_digest(resolve_model(sys.argv[2]), 2))
 """
+UNTRUSTED = """
+import sys
+from splitfrozen_export.split import (
+    load_device_segment, load_server_segment, load_whole_model, prefix_digest, prove_cut,
+    resolve_model, worth_proving,
+)
+source = resolve_model(sys.argv[1])
+for stream in (False, True):
+    load_device_segment(source, 2, stream=stream)
+    load_server_segment(source, 2, "causal_lm", stream=stream)
+    load_whole_model(source, "causal_lm", stream=stream)
+print(worth_proving(source), prove_cut(source, 2, real=True), len(prefix_digest(source, 2)))
+"""
+
+
+def test_code_that_is_not_trusted_never_runs(tmp_path: Path) -> None:
+    """A stock model type with code beside it: everything works, with the library's classes."""
+    model = write_tiny_model("gpt2", tmp_path / "model")
+    (model / "own.py").write_text("raise SystemExit('the code of the model ran')\n")
+    config = json.loads((model / "config.json").read_text())
+    own = {"AutoModel": "own.OwnModel", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    (model / "config.json").write_text(json.dumps({**config, "auto_map": own}))
+    done = subprocess.run(
+        [sys.executable, "-c", UNTRUSTED, str(model)],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True Proof(twin_difference=0.0, real_difference=0.0) 64\n", done.stderr
 
 
 def test_trusted_code_is_cut_without_a_difference(tmp_path: Path) -> None:
@@ -59,5 +92,6 @@ def test_trusted_code_is_cut_without_a_difference(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "Proof(twin_difference=0.0, real_difference=0.0)",
         "OwnForSequenceClassification",
+        "OwnModel",
         "True",
     ], done.stderr

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from splitfrozen_export.split.blocks import count_layers, find_blocks
-from splitfrozen_export.split.classes import is_decoder
+from splitfrozen_export.split.classes import is_decoder, model_class
 from splitfrozen_export.split.segment import DeviceSegment, keep_blocks
 from splitfrozen_export.split.twin import build_twin, pad_id, sample_ids, twin_config
 
@@ -31,7 +31,10 @@ def count_block_outputs(config: Any, *, code: str | None = None) -> int:
 
 
 def device_parameters(config: Any, cut: int, *, code: str | None = None) -> set[str]:
-    """Names, in the base model, of the parameters that the activation at the cut depends on."""
+    """Names, in the base model, of the parameters that the activation at the cut depends on.
+
+    A parameter that only the full-width model has counts as one of them.
+    """
     small = twin_config(config, cut + 1, code=code)
     model = build_twin(small, "base", code=code)
     keep_blocks(model, layers=count_layers(small), cut=cut)
@@ -39,7 +42,11 @@ def device_parameters(config: Any, cut: int, *, code: str | None = None) -> set[
     ids = sample_ids(small, 2, 6)
     with _gradients():
         torch.autograd.backward(segment(ids, torch.ones_like(ids)).sum())
-    return _reached(model)
+    dead = {name for name, _ in model.named_parameters()} - _reached(model)
+    with torch.device("meta"):
+        full = model_class(config, "base", code=code)(config)
+        keep_blocks(full, layers=count_layers(config), cut=cut)
+    return {name for name, _ in full.named_parameters()} - dead
 
 
 def head_modules(config: Any, *, code: str | None = None) -> list[str]:

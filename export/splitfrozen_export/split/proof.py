@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from splitfrozen_export.split.classes import is_decoder, model_class
+from splitfrozen_export.split.checkpoint import checkpoint_bytes
+from splitfrozen_export.split.classes import is_decoder
 from splitfrozen_export.split.device import load_device_segment
 from splitfrozen_export.split.positions import accepts_positions, positions_from_mask
 from splitfrozen_export.split.refuse import check_cut
 from splitfrozen_export.split.server import load_server_segment, run_segment
 from splitfrozen_export.split.source import ModelSource
-from splitfrozen_export.split.tasks import Task, head_patterns, task_config
+from splitfrozen_export.split.tasks import Task
 from splitfrozen_export.split.twin import build_twin, pad_id, sample_ids, twin_config
-from splitfrozen_export.split.weights import load_weights
+from splitfrozen_export.split.whole import load_whole_model
 
 Batch = tuple[Tensor, Tensor]  # token ids and mask, int64 [batch, tokens]
 _BATCH, _TOKENS = 3, 12
+CHEAP_BYTES = 2_000_000_000  # of the checkpoint, in its own dtype: seconds, not minutes
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,25 @@ class Proof:
 def prove_cut(source: ModelSource, cut: int, *, real: bool) -> Proof:
     """Measure device-then-server against the whole model on a random twin.
 
-    With `real` also on the model itself, which takes memory for all of its weights.
-    Raises ModelError `model_not_supported` when the model cannot be cut there.
+    With `real` also on the model itself: that reads the whole checkpoint, six times, but holds
+    one layer of it at a time. Raises ModelError `model_not_supported` when the model cannot be
+    cut there.
     """
     check_cut(source.config, cut, code=source.code)
     with tempfile.TemporaryDirectory(prefix="splitfrozen-twin-") as directory:
         twin = _write_twin(source, cut, Path(directory))
         twin_difference = _measure(twin, cut)
     return Proof(twin_difference, _measure(source, cut) if real else None)
+
+
+def worth_proving(source: ModelSource) -> bool:
+    """Whether the proof on the weights themselves is cheap enough to run without being asked for.
+
+    It is when the whole checkpoint has at most `CHEAP_BYTES`. Larger ones are left to the twin,
+    which has the same code, layer kinds and cut: what is above the cut of a large model is then
+    neither read nor downloaded.
+    """
+    return checkpoint_bytes(source) <= CHEAP_BYTES
 
 
 def _write_twin(source: ModelSource, cut: int, directory: Path) -> ModelSource:
@@ -69,12 +82,8 @@ def _measure(source: ModelSource, cut: int) -> float:
 
 @torch.no_grad()
 def _run_whole(source: ModelSource, batches: list[Batch]) -> list[Tensor]:
-    task = _task(source.config)
-    config = task_config(source.config, task)
-    cls = model_class(config, task, code=source.code)
-    may_lack = head_patterns(config, task, code=source.code)
-    model = load_weights(cls, source, config, may_lack=may_lack)
-    with_positions = is_decoder(config) and accepts_positions(model)
+    model = load_whole_model(source, _task(source.config), stream=True)
+    with_positions = is_decoder(source.config) and accepts_positions(model)
     outputs = []
     for ids, mask in batches:
         positions = {"position_ids": positions_from_mask(mask)} if with_positions else {}
@@ -84,10 +93,10 @@ def _run_whole(source: ModelSource, batches: list[Batch]) -> list[Tensor]:
 
 @torch.no_grad()
 def _run_split(source: ModelSource, cut: int, batches: list[Batch]) -> list[Tensor]:
-    device = load_device_segment(source, cut)
+    device = load_device_segment(source, cut, stream=True)
     hidden = [device(ids, mask) for ids, mask in batches]
     del device
-    server = load_server_segment(source, cut, _task(source.config))
+    server = load_server_segment(source, cut, _task(source.config), stream=True)
     return [
         run_segment(server, activation, mask)
         for activation, (_, mask) in zip(hidden, batches, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,33 @@ class DeviceSegment(nn.Module):
         return captured[-1]
 
 
+class EveryBlock(nn.Module):
+    """`forward` of a segment -> its result, then the outputs of all blocks but the last.
+
+    Shares the modules of the segment, under the same names.
+    """
+
+    def __init__(self, segment: DeviceSegment) -> None:
+        """Look into `segment`, which stays as it is."""
+        super().__init__()
+        self.model = segment.model
+        self._whole = (segment,)  # in a tuple: its parameters must not have a second name
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Tensors fp32 [batch, tokens, d], `cut` of them."""
+        (segment,) = self._whole
+        seen: list[Tensor] = []
+
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            seen.append(_activation(output))
+
+        with ExitStack() as hooks:
+            for block in find_blocks(self.model, segment.cut).modules[:-1]:
+                hooks.enter_context(block.register_forward_hook(note))
+            hidden: Tensor = segment(input_ids, attention_mask)
+        return hidden, *seen
+
+
 def keep_blocks(model: nn.Module, *, layers: int, cut: int) -> None:
     """Drop blocks cut..layers-1 of the block list in place."""
     del find_blocks(model, layers).modules[cut:]
@@ -44,4 +72,10 @@ def keep_blocks(model: nn.Module, *, layers: int, cut: int) -> None:
 
 def _record_output(_module: nn.Module, _inputs: Any, output: Any) -> None:
     """Forward hook; returns nothing, since a value would replace the block's output."""
-    record(output[0] if isinstance(output, tuple) else output)
+    record(_activation(output))
+
+
+def _activation(output: Any) -> Tensor:
+    """What a block hands to the next one; some families return more beside it."""
+    activation: Tensor = output[0] if isinstance(output, tuple) else output
+    return activation

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.pytorch_utils import Conv1D
 
+from splitfrozen_export.split.assemble import Wanted
 from splitfrozen_export.split.blocks import count_layers, find_blocks
 from splitfrozen_export.split.classes import is_decoder, model_class
 from splitfrozen_export.split.context import inject
@@ -54,9 +55,17 @@ class ServerSegment:
 
 
 def load_server_segment(
-    source: ModelSource, cut: int, task: Task, *, num_labels: int | None = None, seed: int = 0
+    source: ModelSource,
+    cut: int,
+    task: Task,
+    *,
+    num_labels: int | None = None,
+    seed: int = 0,
+    stream: bool = False,
 ) -> ServerSegment:
-    """Load blocks cut..L-1 and the head of `task`, in fp32; lower blocks are never materialised.
+    """Load blocks cut..L-1 and the head of `task`, in fp32; lower blocks are never read.
+
+    Memory: the segment itself, or with `stream`, for measuring only, its largest layer.
 
     A classification head that the checkpoint lacks is initialised from `seed`, with the same
     values as stock Transformers gives it after `torch.manual_seed(seed)`.
@@ -66,7 +75,7 @@ def load_server_segment(
     check_cut(source.config, cut, code=source.code)
     check_task(source.config, task)
     config = task_config(source.config, task, num_labels)
-    model = _load(source, config, cut, task, seed)
+    model = _load(source, config, cut, task, seed, stream)
     layers = count_layers(config)
     block = find_blocks(model, layers).modules[cut]
     return ServerSegment(
@@ -121,7 +130,9 @@ def unwrap(segment: ServerSegment | nn.Module) -> Any:
     return inner() if inner is not None else model
 
 
-def _load(source: ModelSource, config: Any, cut: int, task: Task, seed: int) -> nn.Module:
+def _load(
+    source: ModelSource, config: Any, cut: int, task: Task, seed: int, stream: bool
+) -> nn.Module:
     outputs = count_block_outputs(config, code=source.code)
     surgery = partial(keep_upper_blocks, layers=count_layers(config), cut=cut, outputs=outputs)
     model: nn.Module = load_weights(
@@ -129,7 +140,8 @@ def _load(source: ModelSource, config: Any, cut: int, task: Task, seed: int) -> 
         source,
         config,
         surgery=surgery,
-        may_lack=head_patterns(config, task, code=source.code),
+        wanted=Wanted(may_lack=head_patterns(config, task, code=source.code)),
+        stream=stream,
         seed=seed,
     )
     return model.requires_grad_(False)

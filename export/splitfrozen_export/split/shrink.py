@@ -104,7 +104,8 @@ def _set_hidden(small: Any, old: int, new: int) -> None:
     for name in _EMBEDDING_WIDTHS:
         value = getattr(small, name, None)
         if isinstance(value, int):
-            setattr(small, name, new if value == old else min(value, _HEAD_WIDTH))
+            other = _HEAD_WIDTH if new != _HEAD_WIDTH else _HEAD_WIDTH // 2
+            setattr(small, name, new if value == old else min(value, other))
 
 
 def _cap(small: Any, name: str, limit: int) -> None:

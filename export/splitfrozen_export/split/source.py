@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from transformers import AutoConfig, PretrainedConfig
 
 from splitfrozen.errors import ModelError
@@ -72,21 +73,64 @@ def resolve_model(
     return ModelSource(path, name, found, config, trust_remote_code)
 
 
-def fetch_weights(source: ModelSource) -> None:
-    """Download the safetensors of a Hub snapshot that are not in the local cache yet."""
+def fetch_weights(source: ModelSource, names: Iterable[str] | None = None) -> None:
+    """Download the safetensors of a Hub snapshot that are not in the local cache yet.
+
+    With `names`, as the checkpoint spells them, only the files that hold these tensors.
+    """
     if source.revision is None:
         return
-    with _hub_errors(source.id):
+    with hub_errors(source.id):
         snapshot_download(
-            source.id, revision=source.revision, allow_patterns=_weight_names(source.path)
+            source.id, revision=source.revision, allow_patterns=weight_files(source, names)
         )
 
 
-def _weight_names(path: Path) -> list[str]:
+def absent_files(source: ModelSource, names: Iterable[str] | None = None) -> dict[str, int | None]:
+    """The files that `fetch_weights` would still download, and their sizes in bytes.
+
+    Empty for a directory; a size is None where the Hub cannot be asked.
+    """
+    if source.revision is None:
+        return {}
+    absent = [file for file in weight_files(source, names) if not (source.path / file).exists()]
+    if not absent:
+        return {}
+    try:
+        entries = HfApi().list_repo_tree(source.id, revision=source.revision)
+        sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        sizes = {}
+    return {file: sizes.get(file) for file in absent}
+
+
+def weight_files(source: ModelSource, names: Iterable[str] | None = None) -> list[str]:
+    """The safetensors files of a model, or those that hold the stored tensors `names`."""
+    files = weight_map(source.path)
+    if files is None:
+        return [WEIGHTS]
+    return sorted(set(files.values()) if names is None else {files[name] for name in names})
+
+
+def weight_map(path: Path) -> dict[str, str] | None:
+    """The file of every tensor of a sharded checkpoint; None for one that is a single file.
+
+    Raises ModelError `model_not_supported` for an index that is not one, or that names files
+    elsewhere.
+    """
     index = path / WEIGHTS_INDEX
     if not index.is_file():
-        return [WEIGHTS]
-    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return None
+    try:
+        files: dict[str, str] = dict(json.loads(index.read_text("utf-8"))["weight_map"])
+        strange = [file for file in files.values() if Path(file).name != file]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError("model_not_supported", f"{index} is no index: {error!r}") from error
+    if strange:
+        raise ModelError(
+            "model_not_supported", f"{index} names a file outside its directory: {strange[0]!r}"
+        )
+    return files
 
 
 def _looks_like_path(name: str) -> bool:
@@ -95,7 +139,7 @@ def _looks_like_path(name: str) -> bool:
 
 def _hub_snapshot(name: str, revision: str | None, code: bool) -> tuple[Path, set[str]]:
     patterns = [*_SMALL_FILES, "*.py"] if code else _SMALL_FILES
-    with _hub_errors(name):
+    with hub_errors(name):
         path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     try:
         files = set(HfApi().list_repo_files(name, revision=path.name))
@@ -105,7 +149,8 @@ def _hub_snapshot(name: str, revision: str | None, code: bool) -> tuple[Path, se
 
 
 @contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
+def hub_errors(name: str) -> Iterator[None]:
+    """Within the block, what the Hub's client raises about `name` becomes a ModelError."""
     try:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from splitfrozen.errors import ModelError
+from splitfrozen_export.split.assemble import Surgery, Wanted, assemble
 from splitfrozen_export.split.source import ModelSource, fetch_weights
 
-Surgery = Callable[[nn.Module], None]
+EVERYTHING = Wanted()
 
 
 def load_weights(
@@ -24,17 +24,37 @@ def load_weights(
     config: PretrainedConfig,
     *,
     surgery: Surgery | None = None,
-    may_lack: Sequence[str] = (),
+    wanted: Wanted = EVERYTHING,
+    stream: bool = False,
     seed: int = 0,
 ) -> Any:
     """Load a `cls` of `config` in fp32, evaluation mode, from the checkpoint of `source`.
 
-    `surgery` removes parts of the still empty model; their weights are then never read.
-    `may_lack` holds regular expressions of parameters that need not be in the checkpoint (a head
-    that training creates); they are initialised from `seed`. Raises ModelError
-    `model_not_supported` when any other is missing or has another shape.
+    `surgery` removes parts of the still empty model; their weights are then never read. What the
+    checkpoint may lack is initialised from `seed`. With `stream` parameters stay in their files
+    and are read on every use; a checkpoint that must be converted while it is loaded (old names,
+    fused experts) is loaded by Transformers instead, whole.
+
+    Raises ModelError `model_not_supported` when a parameter is missing or has another shape.
     """
+    model = assemble(cls, source, config, surgery=surgery, wanted=wanted, stream=stream, seed=seed)
+    if model is None:
+        model = _load_stock(cls, source, config, surgery=surgery, wanted=wanted, seed=seed)
+    model.config.name_or_path = model.name_or_path = source.id
+    return model.eval()
+
+
+def _load_stock(
+    cls: type[Any],
+    source: ModelSource,
+    config: PretrainedConfig,
+    *,
+    surgery: Surgery | None,
+    wanted: Wanted,
+    seed: int,
+) -> Any:
     fetch_weights(source)
+    may_lack = [*wanted.may_lack, *wanted.unread]
     with _no_progress(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model, info = _operated(cls, surgery, may_lack).from_pretrained(
@@ -47,8 +67,7 @@ def load_weights(
             trust_remote_code=source.trust_remote_code,
         )
     _require_all(source, info, may_lack)
-    model.config.name_or_path = model.name_or_path = source.id
-    return model.eval()
+    return model
 
 
 def _operated(cls: type[Any], surgery: Surgery | None, may_lack: Sequence[str]) -> Any:
