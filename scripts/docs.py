@@ -22,6 +22,7 @@ from splitfrozen.errors import CODES
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {  # program -> module and the click command in it
     "splitfrozen-export": ("splitfrozen_export.cli", "export_command"),
+    "splitfrozen-bundle": ("splitfrozen_export.tools.cli", "bundle_command"),
     "splitfrozen-edge": ("splitfrozen_edge.cli", "main"),
     "splitfrozen-server": ("splitfrozen_server.cli", "cli"),
 }

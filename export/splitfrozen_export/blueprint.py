@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +10,6 @@ from torch import nn
 
 from splitfrozen_export.split import ModelSource
 from splitfrozen_export.split.classes import is_decoder, model_class
-
-_BYTES = 4  # of one fp32 parameter
-_MARGIN = 1.5  # activations, and the checkpoint's own dtype while it is read
 
 
 @dataclass(frozen=True)
@@ -25,10 +20,6 @@ class Blueprint:
     max_positions: int | None  # None: any length (relative positions without a table)
     causal: bool
     steady_only: bool = False  # it knows more positions, but would change tokens that stand before
-
-    def fits(self, available: int) -> bool:
-        """Whether the whole model in fp32 fits into `available` bytes of memory."""
-        return self.parameters * _BYTES * _MARGIN <= available
 
 
 def read_blueprint(source: ModelSource) -> Blueprint:
@@ -73,13 +64,3 @@ def _steady(rotary: dict[str, Any], config: Any) -> int | None:
         return None
     original = rotary.get("original_max_position_embeddings")
     return int(original or config.max_position_embeddings)
-
-
-def available_memory() -> int:
-    """Bytes that a process can take now; where the system does not tell, half of all memory."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitfrozen.errors import SplitFrozenError
+from splitfrozen_export.options import SectionedCommand, export_options
 
 if TYPE_CHECKING:
-    from splitfrozen_export.export import OnStep
+    from splitfrozen_export.request import Request
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 _FAILURES = ("check_failed", "internal_error", "insufficient_storage")
@@ -32,8 +30,11 @@ compares the graph with torch, and writes nothing when either fails.
 
 \b
 Examples:
+  splitfrozen-export --model gpt2 --cut 4 --output bundles/gpt2-cut4 --dry-run
   splitfrozen-export --model gpt2 --cut 4 --output bundles/gpt2-cut4
-  splitfrozen-export --model ./my-model --cut 3 --precision fp32 --output bundles/mine
+  splitfrozen-export --model ./my-model --cut 3 --output bundles/mine \\
+      --precision int8 --calibrate texts.jsonl --eval held-out.txt
+  splitfrozen-export --model gpt2 --whole --adapter my-adapter --output gpt2-mine
 
 HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to Transformers.
 
@@ -43,84 +44,59 @@ used, 130 interrupted.
 """
 
 
-@click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", required=True, metavar="MODEL", help="Hub id or directory of a model.")
-@click.option(
-    "--cut", required=True, type=click.IntRange(min=1), help="Blocks that run on the device."
+@click.command(
+    cls=SectionedCommand, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory of the bundle; it must not exist yet.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "int8"]),
-    default="int8",
-    show_default=True,
-    help="Arithmetic on the device. int8: one scale per token, a quarter of the size.",
-)
-@click.option(
-    "--wire",
-    type=click.Choice(["fp32", "bf16", "int8"]),
-    default="int8",
-    show_default=True,
-    help="How activations travel. int8: one scale per 64 channels.",
-)
-@click.option("--revision", help="Branch, tag or commit on the Hub.")
-@click.option(
-    "--trust-remote-code", is_flag=True, help="Run modelling code that comes with the model."
-)
-@click.option(
-    "--max-length",
-    type=click.IntRange(min=1),
-    help="Tokens of an example at most.  [default: 512, or what the model has]",
-)
-@click.option(
-    "--max-error",
-    type=click.FloatRange(min=0),
-    help="Relative error of the activations that is accepted.  [default: fp32 1e-4, int8 0.08]",
-)
-@click.option(
-    "--opset",
-    type=click.IntRange(min=18),
-    help="ONNX operator set.  [default: 23, else 20; 23 needs ONNX Runtime 1.24 on the device]",
-)
-@click.option(
-    "--prove",
-    type=click.Choice(["auto", "full", "twin"]),
-    default="auto",
-    show_default=True,
-    help="Prove the cut on a random twin only, on the full weights too, or (auto) if they fit.",
-)
-@click.option(
-    "--eval-text",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Compare graph and torch on these texts, one a line.  [default: built-in sentences]",
-)
-@click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Summary for a person, or one JSON object.",
-)
+@export_options
 @click.version_option(package_name="splitfrozen")
-def export_command(output_format: str, **options: Any) -> None:
-    from splitfrozen_export.export import export_bundle
+def export_command(output_format: str, cut: int | None, **options: Any) -> None:
     from splitfrozen_export.request import Request
-    from splitfrozen_export.summary import summary_json, summary_lines
 
     _silence_transformers()
-    with _progress() as on_step:
-        result = export_bundle(Request(**options), on_step)
-    if output_format == "json":
-        click.echo(json.dumps(summary_json(result)))
-    else:
-        click.echo("\n".join(summary_lines(result)))
+    document, lines = _run(Request(cut=cut or 0, **options))
+    click.echo(json.dumps(document) if output_format == "json" else "\n".join(lines))
+
+
+def _run(request: Request) -> tuple[dict[str, Any], list[str]]:
+    """Do what was asked; the summary as an object and as lines for a person."""
+    from splitfrozen_export.request import check_request
+
+    check_request(request)
+    if request.dry_run:
+        return _forecast(request)
+    if request.whole or request.segment == "server":
+        return _take_home(request)
+    from splitfrozen_export.export import export_bundle
+    from splitfrozen_export.progress import show_progress
+    from splitfrozen_export.steps import STEPS
+    from splitfrozen_export.summary import summary_json, summary_lines
+
+    with show_progress(STEPS) as shown:
+        result = export_bundle(request, shown.on_step, shown.on_part)
+    return summary_json(result), summary_lines(result)
+
+
+def _forecast(request: Request) -> tuple[dict[str, Any], list[str]]:
+    if request.whole or request.segment == "server":
+        from splitfrozen_export.home.forecast import forecast_home
+
+        found = forecast_home(request)
+        return found.summary_json(), found.summary_lines()
+    from splitfrozen_export.dry_run import forecast, forecast_json, forecast_lines
+    from splitfrozen_export.plan import make_plan
+
+    known = forecast(make_plan(request))
+    return forecast_json(known), forecast_lines(known)
+
+
+def _take_home(request: Request) -> tuple[dict[str, Any], list[str]]:
+    from splitfrozen_export.home import HOME_STEPS, export_server_half, export_whole
+    from splitfrozen_export.progress import show_progress
+
+    export = export_whole if request.whole else export_server_half
+    with show_progress(HOME_STEPS) as shown:
+        result = export(request, shown.on_step, shown.on_part)
+    return result.summary_json(), result.summary_lines()
 
 
 def main() -> None:
@@ -141,41 +117,6 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         code = FAILED
     sys.exit(code)
-
-
-@contextmanager
-def _progress() -> Iterator[OnStep]:
-    """Show on standard error which step runs, for how long, and how many are left."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
-    from splitfrozen_export.export import STEPS
-
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:36}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task("Starting", total=len(STEPS))
-
-        def on_step(step: str) -> None:
-            progress.update(task, description=step, completed=STEPS.index(step))
-            if not shown:
-                console.print(f"{step} …")
-
-        yield on_step
 
 
 def _silence_transformers() -> None:

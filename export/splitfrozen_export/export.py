@@ -2,78 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import onnx_ir as ir
+from safetensors import SafetensorError
 
-from splitfrozen.errors import DataError, ModelError, SplitFrozenError
-from splitfrozen.manifest import Preprocess
-from splitfrozen_export.blueprint import Blueprint, available_memory, read_blueprint
-from splitfrozen_export.bundle import check_target, draft_bundle
-from splitfrozen_export.census import count_products
-from splitfrozen_export.graph import export_graph, opset_of, save_graph
-from splitfrozen_export.preprocess import TextSide, describe, read_text_side, write_tokenizer
-from splitfrozen_export.quantize import MAX_ERROR, Coverage, apply_precision
-from splitfrozen_export.record import Built, describe_bundle
+from splitfrozen.errors import SplitFrozenError
+from splitfrozen_export import steps
+from splitfrozen_export.build import build_graphs
+from splitfrozen_export.bundle import draft_bundle
+from splitfrozen_export.downloads import download
+from splitfrozen_export.plan import Plan, make_plan
+from splitfrozen_export.preprocess import write_tokenizer
+from splitfrozen_export.record import describe_bundle
 from splitfrozen_export.request import Request, Result
-from splitfrozen_export.samples import SENTENCES
-from splitfrozen_export.split import (
-    DeviceSegment,
-    ModelSource,
-    Proof,
-    check_cut,
-    load_device_segment,
-    prefix_digest,
-    prove_cut,
-    resolve_model,
-)
-from splitfrozen_export.verify import Report, graph_in, verify
-from splitfrozen_export.wire_codec import append_int8_codec
+from splitfrozen_export.split import Proof, prefix_digest, prove_cut, worth_proving
+from splitfrozen_export.split.needs import missing_files
+from splitfrozen_export.split.source import absent_files
 
-STEPS = (
-    "Finding the model",
-    "Proving the cut",
-    "Loading the device segment",
-    "Tracing it to ONNX",
-    "Comparing ONNX Runtime with torch",
-    "Writing the bundle",
-)
-OnStep = Callable[[str], None]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A request that nothing refuses: all is known that needs no weights."""
-
-    request: Request
-    source: ModelSource
-    blueprint: Blueprint
-    text: TextSide
-    preprocess: Preprocess
-    examples: Sequence[Sequence[int]]  # token ids to compare on
-
-
-def export_bundle(request: Request, on_step: OnStep) -> Result:
-    """Export a bundle; `on_step` is told each of STEPS as it begins.
+def export_bundle(
+    request: Request, on_step: steps.OnStep, on_part: steps.OnPart = steps.ignore_parts
+) -> Result:
+    """Export a bundle; `on_step` is told each of STEPS as it begins, `on_part` its progress.
 
     Raises SplitFrozenError: whatever `make_plan` refuses, and `check_failed` when a proof or a
-    comparison fails. Then nothing new is left at `request.output`.
+    comparison fails, `insufficient_storage` for a full disk. Then nothing new is left at
+    `request.output`.
     """
-    on_step(STEPS[0])
+    with _full_disk(request):
+        return _export(request, steps.Watcher(on_step, on_part))
+
+
+def _export(request: Request, watch: steps.Watcher) -> Result:
+    watch.on_step(steps.FIND)
     plan = make_plan(request)
-    on_step(STEPS[1])
+    fetch(plan, watch)
+    watch.on_step(steps.PROVE)
     proof = prove(plan)
     with draft_bundle(request.output, force=request.force) as draft:
-        built = build_graph(plan, draft.directory, on_step)
-        on_step(STEPS[5])
+        built = build_graphs(plan, draft.directory, watch)
+        watch.on_step(steps.WRITE)
         write_tokenizer(plan.text, draft.directory)
         manifest = describe_bundle(
-            request,
-            plan.source,
-            blueprint=plan.blueprint,
-            preprocess=plan.preprocess,
+            plan,
             proof=proof,
             built=built,
             digest=prefix_digest(plan.source, request.cut),
@@ -82,49 +57,26 @@ def export_bundle(request: Request, on_step: OnStep) -> Result:
         return Result(request.output, draft.publish(manifest), manifest)
 
 
-def make_plan(request: Request) -> Plan:
-    """Find and read everything but weights, and refuse what cannot be exported.
+def fetch(plan: Plan, watch: steps.Watcher) -> None:
+    """Download what the Hub cache lacks: the files of the segment, all where all are read.
 
-    Raises what `check_target`, `resolve_model`, `check_cut`, `describe` and `read_texts` raise.
+    Raises ModelError `model_not_found` when the Hub fails.
     """
-    check_target(request.output, force=request.force)
-    texts = read_texts(request.eval_text)
-    source = resolve_model(
-        request.model, revision=request.revision, trust_remote_code=request.trust_remote_code
-    )
-    check_cut(source.config, request.cut, code=source.code)
-    blueprint = read_blueprint(source)
-    text = read_text_side(source)
-    preprocess = describe(
-        text,
-        limit=blueprint.max_positions,
-        max_length=request.max_length,
-        causal=blueprint.causal,
-        steady_only=blueprint.steady_only,
-    )
-    examples = [text.encode(line) for line in texts]
-    _require_known_ids(source, examples)
-    return Plan(request, source, blueprint, text, preprocess, examples)
-
-
-def _require_known_ids(source: ModelSource, examples: Sequence[Sequence[int]]) -> None:
-    largest = max((max(ids) for ids in examples if ids), default=0)
-    if largest >= source.config.vocab_size:
-        raise ModelError(
-            "model_not_supported",
-            f"the tokenizer of {source.id!r} gives the token id {largest}, but the model knows "
-            f"{source.config.vocab_size}; they do not belong together",
-        )
+    source = plan.source
+    if source.revision is None:
+        return
+    watch.on_step(steps.DOWNLOAD)
+    download(source, missing_files(source, plan.request.cut), watch.on_part)
+    if plan.windows or _proves_weights(plan):
+        download(source, absent_files(source), watch.on_part)
 
 
 def prove(plan: Plan) -> Proof:
-    """Prove the cut on a twin, and on the weights when asked or when they fit into memory.
+    """Prove the cut on a twin, and on the weights when asked or when that is cheap.
 
     Raises SplitFrozenError `check_failed` for any difference but 0.0.
     """
-    wish = plan.request.prove
-    real = wish == "full" or (wish == "auto" and plan.blueprint.fits(available_memory()))
-    proof = prove_cut(plan.source, plan.request.cut, real=real)
+    proof = prove_cut(plan.source, plan.request.cut, real=_proves_weights(plan))
     if proof.twin_difference != 0 or (proof.real_difference or 0) != 0:
         raise SplitFrozenError(
             "check_failed",
@@ -134,75 +86,31 @@ def prove(plan: Plan) -> Proof:
     return proof
 
 
-def build_graph(plan: Plan, directory: Path, on_step: OnStep) -> Built:
-    """Write the device graph into `directory` and measure it there.
-
-    Raises SplitFrozenError `check_failed` when it is not close enough to the torch segment.
-    """
-    request = plan.request
-    on_step(STEPS[2])
-    segment = load_device_segment(plan.source, request.cut)
-    on_step(STEPS[3])
-    model = export_graph(segment, opset=request.opset)
-    opset, width = opset_of(model), channels(model)
-    coverage = finish_graph(model, segment, precision=request.precision, wire=request.wire)
-    save_graph(model, directory)
-    del model  # its weights are on the disk now
-    on_step(STEPS[4])
-    report = verify(
-        graph_in(directory),
-        segment,
-        plan.examples,
-        max_length=plan.preprocess.max_length,
-        causal=plan.blueprint.causal,
-    )
-    judge(report, request)
-    return Built(opset, width, coverage, report)
-
-
-def finish_graph(model: ir.Model, segment: DeviceSegment, *, precision: str, wire: str) -> Coverage:
-    """Bring a traced fp32 graph to its precision and let it end in its wire codec, in place."""
-    products = 0 if precision == "fp32" else count_products(segment)
-    coverage = apply_precision(model, precision, products=products)
-    if wire == "int8":
-        append_int8_codec(model, channels(model))
-    return coverage
-
-
-def channels(model: ir.Model) -> int:
-    """Width of the activations at the cut."""
-    shape = model.graph.outputs[0].shape
-    assert shape is not None
-    return int(shape[-1])  # type: ignore[arg-type]
-
-
-def judge(report: Report, request: Request) -> None:
-    """Raise SplitFrozenError `check_failed` when a report is worse than the request allows."""
-    limit = MAX_ERROR[request.precision] if request.max_error is None else request.max_error
-    if not report.relative_error <= limit:  # NaN fails too
-        raise SplitFrozenError(
-            "check_failed",
-            f"the graph's relative error {report.relative_error:.3g} (worst token "
-            f"{report.worst_token:.3g}) is above --max-error {limit:g}; no bundle was written",
-        )
-    changed = max(report.neighbour_difference, report.later_token_difference or 0)
-    if request.precision == "int8" and changed != 0:
-        raise SplitFrozenError(
-            "check_failed",
-            f"an activation changes by {changed:.3g} with its batch, padding or later tokens; "
-            "int8 must be the same to the bit: export with --precision fp32",
-        )
-
-
-def read_texts(path: Path | None) -> tuple[str, ...]:
-    """The texts to compare on: one a line of the file, or the built-in sentences."""
-    if path is None:
-        return SENTENCES
+@contextmanager
+def _full_disk(request: Request) -> Iterator[None]:
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as UTF-8 text: {error}", path=str(path)) from None
-    texts = tuple(line for line in lines if line.strip())
-    if not texts:
-        raise DataError("has no text; write one text a line", path=str(path))
-    return texts
+        yield
+    except (OSError, SafetensorError) as error:
+        if not _says_full(error):
+            raise
+        raise SplitFrozenError(
+            "insufficient_storage",
+            f"there is no room for the bundle at {request.output}, or for a small model beside "
+            f"other temporary files ({error}); no bundle was written. --dry-run says how large it "
+            "will be",
+        ) from error
+
+
+def _says_full(error: OSError | SafetensorError) -> bool:
+    """Whether a write failed for want of room.
+
+    numpy's short write has no number of the system at all, safetensors has it in its words.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL or " requested and " in str(error)
+    return any(f"(os error {number})" in str(error) for number in _FULL)
+
+
+def _proves_weights(plan: Plan) -> bool:
+    wish = plan.request.prove
+    return wish == "full" or (wish == "auto" and worth_proving(plan.source))

@@ -7,40 +7,52 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from splitfrozen_export.export import finish_graph
-from splitfrozen_export.graph import export_graph, save_graph
-from splitfrozen_export.quantize import Coverage
+from splitfrozen_export.graph.finish import finish_graph
+from splitfrozen_export.graph.trace import export_graph, save_graph
+from splitfrozen_export.measure.verify import graph_in, open_session
+from splitfrozen_export.precision.quantize import Coverage, Recipe, default_embedding
 from splitfrozen_export.split import DeviceSegment, load_device_segment, resolve_model
-from splitfrozen_export.verify import graph_in, open_session
 
 
-@dataclass
+@dataclass(eq=False)
 class Traced:
-    """One device segment and its graphs with the int8 wire: fp32 and int8."""
+    """One device segment and its graphs with the int8 wire, one for each precision."""
 
     segment: DeviceSegment
+    fp32: ir.Model  # as traced; never edited
+    directory: Path
     graphs: dict[str, Path] = field(default_factory=dict)  # precision -> device.onnx
     coverage: dict[str, Coverage] = field(default_factory=dict)
 
     def session(self, precision: str) -> ort.InferenceSession:
-        return open_session(self.graphs[precision])
+        return open_session(self.graph(precision))
+
+    def graph(self, precision: str) -> Path:
+        """The graph of a precision with its own embedding, written when first asked for."""
+        return self.write(Recipe(precision, default_embedding(precision)), precision)
+
+    def write(self, recipe: Recipe, name: str) -> Path:
+        """The graph of any recipe, written under `name` when first asked for."""
+        if name not in self.graphs:
+            model = self.fp32.clone()
+            self.coverage[name] = finish_graph(model, self.segment, recipe, wire="int8")
+            folder = self.directory / name
+            folder.mkdir(parents=True)
+            save_graph(model, folder)
+            self.graphs[name] = graph_in(folder)
+        return self.graphs[name]
 
 
 def trace(model: Path, cut: int, directory: Path, *, opset: int | None = None) -> Traced:
-    """Trace a model's device segment once and write both precisions of it."""
+    """Trace a model's device segment once and write it in fp32 and int8."""
     segment = load_device_segment(resolve_model(model), cut)
-    traced = Traced(segment)
-    fp32 = export_graph(segment, opset=opset)
-    for precision, graph in (("int8", fp32.clone()), ("fp32", fp32)):
-        coverage = finish_graph(graph, segment, precision=precision, wire="int8")
-        folder = directory / precision
-        folder.mkdir(parents=True)
-        save_graph(graph, folder)
-        traced.graphs[precision] = graph_in(folder)
-        traced.coverage[precision] = coverage
+    traced = Traced(segment, export_graph(segment, opset=opset), directory)
+    for precision in ("fp32", "int8"):
+        traced.graph(precision)
     return traced
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from splitfrozen_export.verify import run_graph
+from splitfrozen_export.measure.verify import run_graph
 
 Ids = Sequence[int]
 

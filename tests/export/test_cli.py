@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +14,10 @@ from pathlib import Path
 import pytest
 
 from splitfrozen import Bundle, read_bundle
-from splitfrozen_export.cli import main
+from tests.export.commands import PROGRAM, run
 from tests.tiny_models import write_tiny_model
 
 Models = Callable[[str], Path]
-Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run the command in this process; returns its exit code."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["splitfrozen-export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0)
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -53,33 +35,13 @@ class Export:
 
 
 @pytest.fixture(scope="module")
-def finished(wanted: list[object], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export]:
+def finished(wanted: list[object], tmp_path_factory: pytest.TempPathFactory) -> Export:
     target = tmp_path_factory.mktemp("finished") / "bundle"
     output, errors = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
-        arguments = [*wanted, "--output", target, "--prove", "twin", "--format", "json"]
-        patch.setattr(sys, "argv", ["splitfrozen-export", *map(str, arguments)])
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as left:
-            main()
-        signal.signal(signal.SIGTERM, before)
-    assert not left.value.code, errors.getvalue()
-    yield Export(read_bundle(target), output.getvalue(), errors.getvalue())
-
-
-def start(*arguments: object) -> subprocess.Popen[str]:
-    program = "from splitfrozen_export.cli import main; main()"
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(directory: Path, pattern: str, process: subprocess.Popen[str]) -> Path:
-    """The first path that matches, as soon as the running export has made it."""
-    while process.poll() is None:
-        if found := next(directory.glob(pattern), None):
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"the export ended before it made {pattern}")
+    with redirect_stdout(output), redirect_stderr(errors):
+        code = run(*wanted, "--output", target, "--prove", "twin", "--format", "json")
+    assert code == 0, errors.getvalue()
+    return Export(read_bundle(target), output.getvalue(), errors.getvalue())
 
 
 def test_an_export_writes_a_bundle_and_says_so_as_json(finished: Export) -> None:
@@ -88,7 +50,7 @@ def test_an_export_writes_a_bundle_and_says_so_as_json(finished: Export) -> None
     assert summary["bundle"] == finished.bundle.id
     assert summary["files"] == {
         name: (directory / name).stat().st_size
-        for name in ("device.onnx", "device.onnx.data", "tokenizer.json")
+        for name in ("device.onnx", "device.onnx.data", "device_with_past.onnx", "tokenizer.json")
     }
     assert summary["size"] == sum(summary["files"].values())
     assert "Proving the cut" in finished.errors
@@ -105,16 +67,17 @@ def test_the_manifest_tells_what_was_made_and_how_well_it_measured(finished: Exp
     assert (report["twin_difference"], report["real_difference"]) == (0.0, None)
     assert (report["neighbour_difference"], report["later_token_difference"]) == (0.0, 0.0)
     assert 0 < report["relative_error"] <= report["worst_token"] < 0.2
-    assert (report["int8_products"], report["int8_tables"]) == (6, 2)
+    assert (report["coverage"]["products"], report["coverage"]["tables"]) == (6, 2)
 
 
 def test_an_fp32_export_for_a_person_ends_with_the_next_command(
-    wanted: list[object], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wanted: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = tmp_path / "texts.txt"
     own.write_text("the boat\n\nand the other boat\n")
     target = tmp_path / "bundle"
     options = ["--precision", "fp32", "--wire", "bf16", "--prove", "full", "--eval-text", own]
+    options += ["--no-generation"]
     assert run(*wanted, "--output", target, *options) == 0
     output = capsys.readouterr().out
     assert "difference 0.0 on a twin, 0.0 on the weights" in output
@@ -126,37 +89,14 @@ def test_an_fp32_export_for_a_person_ends_with_the_next_command(
 
 
 def test_an_error_above_the_limit_leaves_nothing(
-    wanted: list[object], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wanted: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "bundle"
     options = ["--output", target, "--prove", "twin", "--max-error", 1e-4]
     assert run(*wanted, *options) == 1
-    assert "above --max-error 0.0001; no bundle was written" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_killed_export_leaves_no_bundle_and_the_next_one_cleans_up(
-    wanted: list[object], run: Run, tmp_path: Path
-) -> None:
-    target = tmp_path / "bundle"
-    options = [*wanted, "--output", target, "--prove", "twin"]
-    with start(*options) as process:
-        wait_for(tmp_path, ".bundle.*.draft/device.onnx*", process)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert not target.exists()
-    assert run(*options) == 0
-    assert read_bundle(target).manifest.cut == 1
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_terminated_export_cleans_up_behind_itself(wanted: list[object], tmp_path: Path) -> None:
-    with start(*wanted, "--output", tmp_path / "bundle", "--prove", "twin") as process:
-        wait_for(tmp_path, ".bundle.*.draft", process)
-        process.terminate()
-        _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "Interrupted; no bundle was written." in errors
+    assert (
+        "limit of int8 0.0001; no bundle was written. Raise --max-error" in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,7 +113,6 @@ def test_a_terminated_export_cleans_up_behind_itself(wanted: list[object], tmp_p
 )
 def test_what_cannot_be_done_is_refused_before_any_work(
     wanted: list[object],
-    run: Run,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
@@ -188,7 +127,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(
 
 
 def test_a_model_that_shares_its_layers_is_refused_with_the_reason(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import AlbertConfig, AlbertModel
 
@@ -208,7 +147,7 @@ def test_a_model_that_shares_its_layers_is_refused_with_the_reason(
 
 
 def test_a_text_file_without_text_is_refused(
-    wanted: list[object], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wanted: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     options = ["--output", tmp_path / "bundle", "--eval-text", tmp_path / "empty.txt"]
@@ -217,7 +156,7 @@ def test_a_text_file_without_text_is_refused(
 
 
 def test_a_tokenizer_of_another_model_is_refused(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = write_tiny_model("opt", tmp_path / "small", vocab_size=100)
     asked = ["--model", directory, "--cut", 1, "--output", tmp_path / "bundle"]
@@ -226,8 +165,7 @@ def test_a_tokenizer_of_another_model_is_refused(
 
 
 def test_help_is_written_for_a_person() -> None:
-    program = "from splitfrozen_export.cli import main; main()"
-    command = [sys.executable, "-X", "importtime", "-c", program, "--help"]
+    command = [sys.executable, "-X", "importtime", "-c", PROGRAM, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Exit codes: 0 written" in done.stdout
     assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}

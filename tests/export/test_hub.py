@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from splitfrozen import read_bundle
 from tests.export.hub_stand_in import HubStandIn, hub_stand_in
@@ -82,6 +83,55 @@ def test_a_private_model_is_found_at_its_revision_and_then_offline(
     second = export(*wanted, "--output", tmp_path / "second", home=home, **offline)
     assert len(hub.seen) == asked
     assert json.loads(second)["bundle"] == summary["bundle"]  # the same bytes again
+
+
+SEGMENTS = """
+import sys
+from splitfrozen_export.split import (
+    load_device_segment, load_server_segment, prefix_digest, resolve_model
+)
+from splitfrozen_export.split.needs import missing_files
+source = resolve_model("someone/parts")
+print(sorted(missing_files(source, 1).items()))
+prefix_digest(source, 1)
+load_device_segment(source, 1, stream=True)
+load_device_segment(source, 1)
+print(missing_files(source, 1))
+print("-" * 9, file=sys.stderr, flush=True)
+load_server_segment(source, 3, "classification", num_labels=2)
+"""
+
+
+def test_only_the_shards_of_a_segment_are_downloaded(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The device's for its digest and itself; the server's when the server segment is loaded."""
+    parts = tmp_path / "parts"
+    stock = AutoModelForCausalLM.from_pretrained(tiny_model("mistral"))
+    stock.save_pretrained(parts, max_shard_size="20KB")
+    index = json.loads((parts / "model.safetensors.index.json").read_text())["weight_map"]
+    device = {index[name] for name in index if "embed_tokens" in name or "layers.0." in name}
+    server = {index[name] for name in index if "layers.3." in name or name == "model.norm.weight"}
+    assert not device & server
+
+    def asked() -> set[str]:
+        paths = [path for method, path, _ in hub.seen if method == "GET" and "/resolve/" in path]
+        return {Path(path).name for path in paths if path.endswith(".safetensors")}
+
+    with hub_stand_in(parts, repository="someone/parts", token=TOKEN, revisions=COMMITS) as hub:
+        online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+        with start(home=tmp_path / "home", program=SEGMENTS, **online) as process:
+            assert process.stderr is not None and process.stdout is not None
+            errors = []
+            for line in process.stderr:
+                if line.startswith("-" * 9):
+                    assert asked() == device
+                errors.append(line)
+            output = process.stdout.read()
+    assert process.returncode == 0, "".join(errors)
+    sizes = sorted((file, (parts / file).stat().st_size) for file in device)
+    assert output.splitlines() == [str(sizes), "{}"]
+    assert asked() == device | server
 
 
 def test_what_cannot_be_fetched_is_refused_with_the_reason(hub: HubStandIn, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from splitfrozen.quantize import quantize_int8
-from splitfrozen_export.samples import SENTENCES
-from splitfrozen_export.verify import Report, run_graph, verify
+from splitfrozen_export.measure.samples import SENTENCES
+from splitfrozen_export.measure.verify import Report, run_graph, verify
 from tests.export.conftest import Traced
 from tests.export.invariance import (
     assert_later_tokens_do_not_matter,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from splitfrozen_export.rotary import repair_rotary
+from splitfrozen_export.graph.rotary import repair_rotary
 from tests.export.text_graphs import normal, operators, parse, run
 
 ROTARY = """

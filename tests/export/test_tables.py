@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from splitfrozen_export.edits import drop_unused
-from splitfrozen_export.tables import quantize_table, quantize_tables
+from splitfrozen_export.graph.edits import drop_unused
+from splitfrozen_export.precision.tables import quantize_table, quantize_tables
 from tests.export.text_graphs import normal, operators, parse, run
 
 LOOKUP = """
@@ -71,3 +72,52 @@ def test_rows_round_half_to_even() -> None:
     coded, scale = quantize_table(np.array([[127.0, 0.5, 1.5, -2.5]], np.float32))
     assert scale.tolist() == [[1.0]]
     assert coded.tolist() == [[127, 0, 2, -2]]
+
+
+@pytest.mark.parametrize(("bits", "steps"), [(4, 15), (8, 255)])
+@pytest.mark.parametrize("width", [32, 48, 96])
+def test_a_block_is_within_a_step_of_the_original(bits: int, steps: int, width: int) -> None:
+    """Half a step by rounding, half a step because the zero point is a whole number."""
+    table = normal(10, width)
+    table[3, :32] *= 1e4  # an outlier costs only its block
+    text = LOOKUP.replace("seq, 32", f"seq, {width}")
+    model = parse(text, table=table)
+    assert quantize_tables(model, "int4" if bits == 4 else "int8", blocks=True) == 1
+    drop_unused(model)
+    assert operators(model) == ["GatherBlockQuantized"]
+    assert all(name.startswith(f"table_{bits}bit_") for name in model.graph.initializers)
+    (y,) = run(model, ids=IDS)
+    for start in range(0, width, 32):
+        block = table[IDS][..., start : start + 32]
+        low, high = np.minimum(block.min(-1), 0), np.maximum(block.max(-1), 0)
+        step = (high - low) / steps
+        error = np.abs(y[..., start : start + 32] - block).max(-1)
+        assert (error <= 1.0001 * step).all()
+
+
+def test_a_small_table_stays_int8_beside_four_bits() -> None:
+    text = """
+    embed (int64[batch, seq] ids, int64[batch, seq] at) => (float[batch, seq, 32] y) {
+        a = Gather(words, ids)
+        b = Gather(positions, at)
+        y = Add(a, b)
+    }"""
+    model = parse(text, words=normal(400, 32), positions=normal(20, 32))
+    assert quantize_tables(model, "int4") == 2
+    drop_unused(model)
+    kinds = {name for name in model.graph.initializers}
+    assert {"words_4bit_codes", "positions_rows_int8"} <= kinds
+
+
+def test_an_odd_width_stays_int8() -> None:
+    model = parse(LOOKUP.replace("seq, 32", "seq, 33"), table=normal(10, 33))
+    quantize_tables(model, "int4")
+    assert "GatherBlockQuantized" not in operators(model)
+
+
+def test_large_tables_are_coded_in_pieces_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = normal(50, 32)
+    whole = quantize_table(table)
+    monkeypatch.setattr("splitfrozen_export.precision.tables._CHUNK", 3 * 32)
+    pieces = quantize_table(table)
+    assert [array.tobytes() for array in pieces] == [array.tobytes() for array in whole]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from splitfrozen import SplitFrozenError
-from splitfrozen_export.verify import Report, sample_batches, verify
+from splitfrozen_export.graph.finish import finish_graph
+from splitfrozen_export.graph.trace import export_graph, save_graph
+from splitfrozen_export.measure.reference import run_reference
+from splitfrozen_export.measure.verify import Report, compare_blocks, sample_batches, verify
+from splitfrozen_export.precision.quantize import Recipe
+from splitfrozen_export.split import load_device_segment, resolve_model
 from tests.export.invariance import ragged
 from tests.export.text_graphs import normal, parse
 
@@ -78,6 +84,25 @@ def test_a_graph_that_does_not_run_is_an_error_with_its_reason(tmp_path: Path) -
     with pytest.raises(SplitFrozenError, match=r"cannot run the graph .* Reshape") as failed:
         compare(tmp_path, body, shape=np.array([1, 7, 16]))
     assert failed.value.code == "check_failed"
+
+
+def test_each_block_is_measured_for_itself(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    segment = load_device_segment(resolve_model(tiny_model("llama")), 2)
+    model = export_graph(segment, blocks=True)
+    finish_graph(
+        model, segment, Recipe("int8", "fp32", keep_fp=frozenset({"layers.0.*"})), wire="int8"
+    )
+    save_graph(model, tmp_path)
+    examples = ragged(128, (3, 20, 1, 9))
+    reference = run_reference(segment, examples, max_length=64)
+    first, last = compare_blocks(tmp_path / "device.onnx", reference)
+    # the first block's products stayed in fp32; what norms know of a token is rounded all the same
+    assert first.relative_error < 0.2 * last.relative_error
+    assert last.relative_error > 1e-3
+    report = verify(tmp_path / "device.onnx", segment, examples, max_length=64, causal=True)
+    assert last.relative_error == pytest.approx(report.relative_error)
 
 
 def test_a_long_example_is_made_of_short_ones_and_keeps_to_the_limit() -> None:

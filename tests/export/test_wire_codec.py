@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from splitfrozen.quantize import quantize_int8, scale_width
-from splitfrozen_export.wire_codec import append_int8_codec
+from splitfrozen_export.graph.wire_codec import append_int8_codec
 from tests.export.text_graphs import normal, parse, run
 
 WIDTHS = (1, 32, 63, 64, 65, 100, 128, 384)

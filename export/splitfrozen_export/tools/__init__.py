@@ -1,0 +1,1 @@
+"""splitfrozen-bundle: look into a bundle, check it, time it, publish it, compare two."""

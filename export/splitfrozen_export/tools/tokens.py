@@ -1,0 +1,44 @@
+"""Which token goes to which server."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from splitfrozen.errors import SplitFrozenError
+
+
+def find_token(server: str, token: str | None, data_dir: Path) -> str:
+    """`token`, or for a server on this machine what it wrote to admin.token in `data_dir`.
+
+    Whoever answers at another address must not be handed this machine's secret. Raises
+    SplitFrozenError `invalid_request` when there is none.
+    """
+    if token:
+        return token
+    path = data_dir / "admin.token"
+    if not _is_this_machine(server):
+        raise _missing(
+            f"{path} is sent to this machine only, not to {server}: give --token or set "
+            "SPLITFROZEN_TOKEN"
+        )
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise _missing(
+            f"{path} cannot be read: give --token, set SPLITFROZEN_TOKEN, or name the server's "
+            "--data-dir"
+        ) from None
+
+
+def _is_this_machine(server: str) -> bool:
+    try:
+        host = urlsplit(server).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _missing(reason: str) -> SplitFrozenError:
+    return SplitFrozenError("invalid_request", f"no token: {reason}", param="token")
