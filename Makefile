@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check docs format clean
+.PHONY: help demo test test-long check docs format optimum-env clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,5 +50,8 @@ format: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+optimum-env: $(STAMP) ## the environment of its own in which Optimum loads our whole models
+	$(BIN)/python -m tests.optimum.environment
+
 clean: ## remove what was built, not what was downloaded
-	rm -rf $(VENV) dist build demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .optimum-venv dist build demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What the precisions of a device segment cost: activations, gradients, loss, bytes."""

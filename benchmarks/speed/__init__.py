@@ -1,0 +1,1 @@
+"""The parts of the speed benchmark: graphs, contenders in their own processes, rounds."""
