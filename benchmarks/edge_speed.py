@@ -31,7 +31,7 @@ import click
 
 from benchmarks.real_inputs import REPOSITORY
 from benchmarks.shapes import SHAPES, write_shape
-from benchmarks.speed.contenders import Contender, choose, environment, install
+from benchmarks.speed.contenders import CONTENDERS, Contender, choose, environment, install
 from benchmarks.speed.crew import ContenderError, Member, start
 from benchmarks.speed.graphs import PROFILES, megabytes, write_graphs
 from benchmarks.speed.rounds import Row, describe, play, ratio
@@ -159,7 +159,7 @@ def figures(members: Sequence[Member], rows: Sequence[Row]) -> dict[str, Any]:
     def against(name: str) -> float | None:
         return round(ratio(known[name], int8, 1), 3) if name in known else None
 
-    ours = {"int8", "int4"}
+    ours = {contender.name for contender in CONTENDERS if contender.ours}
     invariant = [row.name for row in rows if row.invariant and row.name not in ours]
     best = min(invariant, key=lambda name: ratio(known[name], int8, 1), default=None)
     return {

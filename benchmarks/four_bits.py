@@ -59,8 +59,7 @@ def four_bits(model: str | None, cut: int | None, root: Path | None, quick: bool
     """Measure every method of choosing 4-bit codes."""
     if (model is None) != (cut is None):
         raise click.UsageError("--model and --cut go together")
-    # importing ONNX Runtime's quantizers makes every library talk
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)  # else ONNX Runtime's quantizers make it INFO
     found = {}
     for name, blocks in _models(model, cut, root):
         title = f"{Path(name).name} cut {blocks}"

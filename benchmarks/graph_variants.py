@@ -31,6 +31,8 @@ from benchmarks.shapes import SHAPES, write_shape
 from benchmarks.speed.fused import PASSES
 from benchmarks.speed.worker import make_ids
 from splitfrozen.graph import ATTENTION_MASK, HIDDEN, INPUT_IDS
+from splitfrozen_export.graph.fuse import fuse_graph
+from splitfrozen_export.graph.steady import steady_graph
 
 _LEVELS = {
     "no optimisation": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -60,6 +62,7 @@ class Variant:
 @click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--cut", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--precisions", default="fp32,int8", show_default=True)
+@click.option("--variants", help="Only these beside the plain graph, with commas.")
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True)
 @click.option("--tokens", type=click.IntRange(1), default=128, show_default=True)
 def graph_variants(
@@ -67,6 +70,7 @@ def graph_variants(
     model: Path | None,
     cut: int,
     precisions: str,
+    variants: str | None,
     rounds: int,
     tokens: int,
 ) -> None:
@@ -76,7 +80,8 @@ def graph_variants(
     with tempfile.TemporaryDirectory(prefix="splitfrozen-variants-") as scratch:
         directory = Path(scratch)
         source = model or write_shape(model_shape or "", directory / "model")
-        bench = _Bench(source, cut, directory, tokens)
+        only = None if variants is None else {"plain", *variants.split(",")}
+        bench = _Bench(source, cut, directory, tokens, only)
         found: list[Variant] = []
         for precision in precisions.split(","):
             bench.build(precision)
@@ -94,11 +99,14 @@ def graph_variants(
 class _Bench:
     """Builds the variants of one segment, one precision at a time, and times them."""
 
-    def __init__(self, model: Path, cut: int, directory: Path, tokens: int) -> None:
+    def __init__(
+        self, model: Path, cut: int, directory: Path, tokens: int, only: set[str] | None
+    ) -> None:
         from splitfrozen_export.graph.trace import export_graph
         from splitfrozen_export.split import load_device_segment, resolve_model
 
         self.absent: dict[str, str] = {}
+        self._only = only
         self._directory = directory
         self._segment = load_device_segment(resolve_model(str(model)), cut, stream=True)
         self._plain = export_graph(self._segment)
@@ -111,16 +119,17 @@ class _Bench:
         self._running = []
         plain = self._add("plain", precision, self._plain, lambda _: 0)
         for name, level in _LEVELS.items():
-            self._open(Variant(name, precision, self._nodes(plain), 0), plain, level)
+            if self._only is None or name in self._only:
+                self._open(Variant(name, precision, self._nodes(plain), 0), plain, level)
         self._add("opset 20", precision, self._old, lambda _: 0)
         for name, rewrite in PASSES.items():
             self._add(name, precision, self._plain, rewrite)
+        fused = PASSES["fused residual norms"]
         self._add(
-            "both with MultiHeadAttention",
-            precision,
-            self._plain,
-            lambda m: PASSES["MultiHeadAttention"](m) + PASSES["fused residual norms"](m),
+            "unsplit heads, fused norms", precision, self._plain, lambda m: fuse_graph(m) + fused(m)
         )
+        if precision == "int8":
+            self._add("what is shipped", precision, self._plain, fuse_graph, steady_graph)
 
     def measure(self, rounds: int) -> list[Variant]:
         samples: list[list[float]] = [[] for _ in self._running]
@@ -142,12 +151,22 @@ class _Bench:
             variant.batch_shift = float(np.abs(whole[:1] - alone).max())
         return [variant for variant, _ in self._running]
 
-    def _add(self, name: str, precision: str, traced: Any, rewrite: Callable[[Any], int]) -> Path:
+    def _add(
+        self,
+        name: str,
+        precision: str,
+        traced: Any,
+        rewrite: Callable[[Any], int],
+        finish: Callable[[Any], int] = lambda _: 0,
+    ) -> Path:
+        """Build one variant: `rewrite` before the quantization, `finish` behind it."""
         from splitfrozen_export.graph.trace import save_graph
         from splitfrozen_export.precision.census import count_products
         from splitfrozen_export.precision.quantize import Recipe, apply_precision
 
         path = self._directory / precision / name.replace(" ", "-") / "device.onnx"
+        if self._only is not None and name not in self._only:
+            return path
         path.parent.mkdir(parents=True)
         try:
             graph = traced.clone()
@@ -157,6 +176,7 @@ class _Bench:
             recipe = Recipe(precision, "fp32" if precision == "fp32" else "int8")
             products = 0 if precision == "fp32" else count_products(self._segment)
             apply_precision(graph, recipe, products=products)
+            changed += finish(graph)
             save_graph(graph, path.parent)
             variant = Variant(name, precision, self._nodes(path), changed)
             self._open(variant, path, _EVERYTHING)

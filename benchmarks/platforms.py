@@ -37,6 +37,7 @@ from splitfrozen_export.split import load_device_segment, resolve_model
 
 THREADS = (1, 2, 4)
 LEVELS = ("disabled", "basic", "extended", "all")
+_REVIEWS = 24  # sentences of SST-2: more take minutes on an emulated board
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,14 @@ def subjects() -> Iterator[Subject]:
     yield Subject("MiniLM cut 4", minilm_directory(), 4, SENTENCES)
     root = data_root()
     if root is not None:
+        yield Subject("MiniLM on SST-2", minilm_directory(), 4, read_reviews(root / "data"))
         yield Subject("stories260K cut 2", root / "models" / "stories260K", 2, SENTENCES)
+
+
+def read_reviews(data: Path, count: int = _REVIEWS) -> tuple[str, ...]:
+    """The first sentences of the SST-2 development set under a data folder."""
+    lines = (data / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()
+    return tuple(line.split("\t")[0] for line in lines[1 : count + 1])
 
 
 def write_graphs(subject: Subject, target: Path, precisions: Sequence[str]) -> dict[str, Path]:

@@ -1,8 +1,8 @@
 // Runs an ONNX graph on the tensors of a safetensors file with onnxruntime-web.
 // node run_graph.mjs LIBRARY GRAPH INPUTS OUTPUTS OPTIONS
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [library, graph, inputsFile, outputsFile, options] = process.argv.slice(2);
@@ -51,10 +51,12 @@ function writeTensors(file, tensors) {
 const ort = await import(pathToFileURL(join(library, "dist", "ort.node.min.mjs")));
 ort.env.wasm.numThreads = 1;
 ort.env.logLevel = "error";
-const weights = `${graph}.data`;
+// Two graphs may share one weights file: whatever lies beside the graph is offered.
+const folder = dirname(graph);
+const weights = readdirSync(folder).filter((file) => file.endsWith(".onnx.data"));
 const session = await ort.InferenceSession.create(readFileSync(graph), {
   executionProviders: ["wasm"],
-  externalData: existsSync(weights) ? [{ path: basename(weights), data: readFileSync(weights) }] : [],
+  externalData: weights.map((path) => ({ path, data: readFileSync(join(folder, path)) })),
   ...JSON.parse(options),
 });
 writeTensors(outputsFile, await session.run(readTensors(inputsFile, ort.Tensor)));

@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 def second_moments(
     model: ir.Model, products: Sequence[Product], texts: Sequence[Ids]
 ) -> Mapping[ir.Value, Array]:
-    """Sum of x x^T, [K, K], of each input of `products`, run in ONNX Runtime as the graph stands."""
+    """Sum of x x^T, [K, K], of each input of `products`, with the graph run as it stands."""
     sources = list(dict.fromkeys(product.source for product in products))
     proto = ir.to_proto(model)
     del proto.graph.output[:]
@@ -81,4 +81,5 @@ def _grid(values: Array) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 def _pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two in a byte, the first in the low half."""
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-    return even[:, ::2] | even[:, 1::2] << 4
+    packed: NDArray[np.uint8] = even[:, ::2] | even[:, 1::2] << np.uint8(4)
+    return packed

@@ -17,12 +17,11 @@ from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (  # type: i
 from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
 from executorch.runtime import Runtime  # type: ignore[import-not-found]
 from numpy.typing import NDArray
+from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import (  # type: ignore[import-not-found]
     convert_pt2e,
     prepare_pt2e,
 )
-
-from torch.fx import GraphModule
 
 from benchmarks.speed.torch_runner import plain_linears
 from benchmarks.speed.worker import BATCHES, Ids, Runner, Task, make_ids

@@ -10,27 +10,83 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from splitfrozen_export.graph.edits import add_constant, drop_unused, supersede
+from splitfrozen.graph import ATTENTION_MASK
+from splitfrozen_export.graph.edits import add_constant, add_integers, drop_unused, supersede
 from splitfrozen_export.graph.fuse import fuse_graph
 from splitfrozen_export.precision.products import MICROSOFT
-
-_SWAP = (0, 2, 1, 3)  # [batch, tokens, heads, width] <-> [batch, heads, tokens, width]
 
 
 def multi_head_attention(model: ir.Model) -> int:
     """`com.microsoft::MultiHeadAttention` instead of Attention."""
-    count = 0
-    for node in [n for n in model.graph if n.op_type == "Attention" and not n.domain]:
-        whole = [_before_heads(value) for value in node.inputs[:3]]
-        joined, heads = _after_heads(node), [_heads(value) for value in node.inputs[:3]]
-        sources = [value for value in whole if value is not None]
-        if joined is None or len(sources) < 3 or len(set(heads)) > 1 or heads[0] is None:
-            continue
+    return _other_attention(model, _multi_head)
+
+
+def group_query_attention(model: ir.Model) -> int:
+    """`com.microsoft::GroupQueryAttention` instead of a causal Attention.
+
+    It takes lengths in the place of a mask: right for causal models padded behind, no others.
+    """
+    return _other_attention(model, _group_query)
+
+
+def microsoft_rotary(model: ir.Model) -> int:
+    """`com.microsoft::RotaryEmbedding`, which wants a table by position, on unsplit heads."""
+    fuse_graph(model)
+    found = [n for n in model.graph if n.op_type == "RotaryEmbedding" and not n.domain]
+    for node in found:
         tape = ir.tape.Tape()
-        result = _microsoft(model, tape, node, sources, heads[0])
-        model.graph.insert_before(joined, tape.nodes)
-        supersede(joined, result)
+        source, cosine, sine = node.inputs[:3]
+        assert source is not None and source.shape is not None
+        heads = node.attributes["num_heads"].as_int()
+        half = add_integers(model.graph, -1, int(source.shape[2]) // heads // 2)  # type: ignore[arg-type]
+        tables = [tape.op("Reshape", [table, half]) for table in (cosine, sine)]
+        sizes = tape.op("Shape", [cosine], {"end": 2})
+        count = tape.op("ReduceProd", [sizes], {"keepdims": 0})
+        zero, one = (add_constant(model.graph, f"int_{n}", np.array(n)) for n in (0, 1))
+        places = tape.op("Reshape", [tape.op("Range", [zero, count, one]), sizes])
+        attributes = {"num_heads": node.attributes["num_heads"].as_int()}
+        result = tape.op("RotaryEmbedding", [source, places, *tables], attributes, domain=MICROSOFT)
+        model.graph.insert_before(node, tape.nodes)
+        supersede(node, result)
+    return _done(model, len(found))
+
+
+def bias_gelu(model: ir.Model) -> int:
+    """`com.microsoft::FastGelu` or `BiasGelu` for a bias and the GELU behind it."""
+    count = 0
+    for node in [n for n in model.graph if n.op_type == "Gelu" and not n.domain]:
+        added = None if node.inputs[0] is None else node.inputs[0].producer()
+        if added is None or added.op_type != "Add" or len(list(added.outputs[0].uses())) > 1:
+            continue
+        bias = next((v for v in added.inputs if v is not None and len(v.shape or ()) == 1), None)
+        if bias is None:
+            continue
+        source = added.inputs[1] if added.inputs[0] is bias else added.inputs[0]
+        kind = node.attributes.get("approximate")
+        fast = kind is not None and kind.as_string() == "tanh"
+        tape = ir.tape.Tape()
+        name = "FastGelu" if fast else "BiasGelu"
+        result = tape.op(name, [source, bias], domain=MICROSOFT)
+        model.graph.insert_before(node, tape.nodes)
+        supersede(node, result)
         count += 1
+    return _done(model, count)
+
+
+def quick_gelu(model: ir.Model) -> int:
+    """`com.microsoft::QuickGelu` for x * sigmoid(x), the SiLU of Llama's family."""
+    count = 0
+    for node in [n for n in model.graph if n.op_type == "Mul" and not n.domain]:
+        for source, gate in (node.inputs, node.inputs[::-1]):
+            sigmoid = None if gate is None else gate.producer()
+            if sigmoid is None or sigmoid.op_type != "Sigmoid" or sigmoid.inputs[0] is not source:
+                continue
+            tape = ir.tape.Tape()
+            result = tape.op("QuickGelu", [source], {"alpha": 1.0}, domain=MICROSOFT)
+            model.graph.insert_before(node, tape.nodes)
+            supersede(node, result)
+            count += 1
+            break
     return _done(model, count)
 
 
@@ -77,48 +133,59 @@ def _move_behind(graph: ir.Graph, added: ir.Node, summed: ir.Value) -> None:
             user.replace_input_with(index, summed)
 
 
-def _microsoft(
-    model: ir.Model, tape: ir.tape.Tape, node: ir.Node, whole: list[ir.Value], heads: int
-) -> ir.Value:
+def _other_attention(
+    model: ir.Model, build: Callable[[ir.Model, ir.tape.Tape, ir.Node], ir.Value | None]
+) -> int:
+    """Put what `build` makes in the place of every attention on unsplit heads."""
+    fuse_graph(model)
+    count = 0
+    for node in [n for n in model.graph if n.op_type == "Attention" and not n.domain]:
+        tape = ir.tape.Tape()
+        result = build(model, tape, node) if "q_num_heads" in node.attributes else None
+        if result is None:
+            continue
+        model.graph.insert_before(node, tape.nodes)
+        supersede(node, result)
+        count += 1
+    return _done(model, count)
+
+
+def _multi_head(model: ir.Model, tape: ir.tape.Tape, node: ir.Node) -> ir.Value | None:
+    heads, shared = (node.attributes[f"{kind}_num_heads"].as_int() for kind in ("q", "kv"))
+    if heads != shared:
+        return None
     bias = None
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         zero = add_constant(model.graph, "attended", np.array(0, np.float32))
         never = add_constant(model.graph, "not_attended", np.array(-3.4e38, np.float32))
         bias = tape.op("Where", [node.inputs[3], zero, never])
-    values = {"num_heads": heads}
-    if "scale" in node.attributes:
-        values["scale"] = node.attributes["scale"].value
-    return tape.op("MultiHeadAttention", [*whole, None, None, bias], values, domain=MICROSOFT)
+    values = {"num_heads": heads, **_scale(node)}
+    inputs = [*node.inputs[:3], None, None, bias]
+    return tape.op("MultiHeadAttention", inputs, values, domain=MICROSOFT)
 
 
-def _before_heads(value: ir.Value | None) -> ir.Value | None:
-    """[batch, tokens, heads * width] behind Transpose(Reshape(x)), else None."""
-    swap = None if value is None else value.producer()
-    if swap is None or not _swaps(swap) or swap.inputs[0] is None:
-        return None
-    split = swap.inputs[0].producer()
-    return None if split is None or split.op_type != "Reshape" else split.inputs[0]
+def _group_query(model: ir.Model, tape: ir.tape.Tape, node: ir.Node) -> ir.Value | None:
+    mask = next(value for value in model.graph.inputs if value.name == ATTENTION_MASK)
+    one, axis = add_constant(model.graph, "int_1", np.array(1)), add_integers(model.graph, 1)
+    lengths = tape.op("ReduceSum", [mask, axis], {"keepdims": 0})
+    lengths = tape.op("Cast", [tape.op("Sub", [lengths, one])], {"to": ir.DataType.INT32})
+    total = tape.op("Squeeze", [tape.op("Shape", [mask], {"start": 1})])
+    total = tape.op("Cast", [total], {"to": ir.DataType.INT32})
+    values = {
+        "num_heads": node.attributes["q_num_heads"].as_int(),
+        "kv_num_heads": node.attributes["kv_num_heads"].as_int(),
+        **_scale(node),
+    }
+    inputs = [*node.inputs[:3], None, None, lengths, total]
+    results = tape.op_multi_out(
+        "GroupQueryAttention", inputs, values, domain=MICROSOFT, num_outputs=3
+    )
+    return results[0]
 
 
-def _heads(value: ir.Value | None) -> int | None:
-    shape = None if value is None else value.shape
-    return shape[1] if shape is not None and isinstance(shape[1], int) else None
-
-
-def _after_heads(node: ir.Node) -> ir.Node | None:
-    """The Reshape that joins the heads behind an attention, else None."""
-    for kind in ("Transpose", "Reshape"):
-        uses = list(node.outputs[0].uses())
-        if len(uses) != 1 or uses[0].node.op_type != kind:
-            return None
-        node = uses[0].node
-        if kind == "Transpose" and not _swaps(node):
-            return None
-    return node
-
-
-def _swaps(node: ir.Node) -> bool:
-    return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == _SWAP
+def _scale(node: ir.Node) -> dict[str, float]:
+    scale = node.attributes.get("scale")
+    return {} if scale is None else {"scale": scale.as_float()}
 
 
 def _is_sequence(value: ir.Value | None) -> bool:
@@ -136,5 +203,9 @@ def _done(model: ir.Model, count: int) -> int:
 PASSES: dict[str, Callable[[ir.Model], int]] = {
     "attention on unsplit heads": fuse_graph,
     "MultiHeadAttention": multi_head_attention,
+    "GroupQueryAttention": group_query_attention,
+    "Microsoft's RotaryEmbedding": microsoft_rotary,
     "fused residual norms": skip_norms,
+    "bias in the GELU": bias_gelu,
+    "QuickGelu": quick_gelu,
 }

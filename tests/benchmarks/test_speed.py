@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.edge_speed import figures, table
 from benchmarks.real_inputs import REPOSITORY
-from benchmarks.speed.contenders import CONTENDERS, choose
+from benchmarks.speed.contenders import CONTENDERS, choose, install
 from benchmarks.speed.crew import ContenderError, start
 from benchmarks.speed.rounds import Row, play, ratio
 from benchmarks.speed.worker import make_ids
@@ -89,7 +89,13 @@ def test_an_unknown_peer_is_named_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"no peer is called 'torhc'; there are .*torch-eager"):
         choose("torhc")
     assert len(choose("all")) == len(CONTENDERS)
-    assert [contender.name for contender in choose("none")] == ["int8", "int4", "ort-fp32"]
+    assert [contender.name for contender in choose("none")] == ["int8", "int4", "fp32"]
+
+
+def test_packages_that_cannot_be_installed_are_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "no-folder").write_text("")
+    with pytest.raises(RuntimeError, match=r"^pip: .*no-folder"):
+        install("torchao", tmp_path / "no-folder" / "cache")
 
 
 def test_a_contender_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -98,13 +104,14 @@ def test_a_contender_that_cannot_start_says_why(tmp_path: Path) -> None:
         start("int8", arguments, {"PYTHONPATH": str(REPOSITORY)}, tmp_path)
 
 
+@pytest.mark.long
 def test_the_command_measures_a_tiny_model_and_ends_in_one_json_object() -> None:
     finished = subprocess.run(
         [
             sys.executable,
             "benchmarks/edge_speed.py",
             *("--model-shape", "tiny", "--cut", "2", "--quick"),
-            *("--peers", "ort-quantize-dynamic"),
+            *("--peers", "ort-fp32,ort-quantize-dynamic"),
         ],
         cwd=REPOSITORY,
         capture_output=True,

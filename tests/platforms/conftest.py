@@ -9,9 +9,11 @@ import pytest
 
 from benchmarks.emulation.everywhere import prepare
 from benchmarks.emulation.kept import PlatformUnavailable
-from benchmarks.platforms import Subject, write_graphs
+from benchmarks.platforms import Subject, read_reviews, write_graphs
 from splitfrozen_export.measure.samples import SENTENCES
+from splitfrozen_export.past import cached_graph_in
 from splitfrozen_export.precision.quantize import PRECISIONS
+from tests.export.past.conftest import write_pair
 
 Graphs = Callable[[str], dict[str, Path]]
 
@@ -30,9 +32,10 @@ def ready() -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def real_subjects(minilm: Path, shared_models: Path) -> dict[str, Subject]:
+def real_subjects(minilm: Path, shared_models: Path, shared_data: Path) -> dict[str, Subject]:
     return {
         "minilm": Subject("minilm", minilm, 4, SENTENCES),
+        "reviews": Subject("reviews", minilm, 4, read_reviews(shared_data)),
         "stories": Subject("stories", shared_models / "stories260K", 2, SENTENCES),
     }
 
@@ -41,13 +44,24 @@ def real_subjects(minilm: Path, shared_models: Path) -> dict[str, Subject]:
 def real_graphs(
     real_subjects: dict[str, Subject], tmp_path_factory: pytest.TempPathFactory
 ) -> Graphs:
-    """Every precision of a real model, exported once a session."""
-    known: dict[str, dict[str, Path]] = {}
+    """A real model, exported once a session: the small one at every precision, MiniLM as int8."""
+    known: dict[tuple[Path, int], dict[str, Path]] = {}
 
     def graphs(name: str) -> dict[str, Path]:
-        if name not in known:
+        subject = real_subjects[name]
+        key = subject.directory, subject.cut
+        if key not in known:
             folder = tmp_path_factory.mktemp(f"platforms-{name}")
-            known[name] = write_graphs(real_subjects[name], folder, PRECISIONS)
-        return known[name]
+            precisions = PRECISIONS if name == "stories" else ("int8",)
+            known[key] = write_graphs(subject, folder, precisions)
+        return known[key]
 
     return graphs
+
+
+@pytest.fixture(scope="session")
+def cached_graph(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The int8 graph with past of the small decoder, its weights beside it."""
+    folder = tmp_path_factory.mktemp("platforms-past")
+    pair = write_pair(shared_models / "stories260K", 2, folder, ("int8",))
+    return cached_graph_in(pair.directories["int8"])

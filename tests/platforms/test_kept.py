@@ -16,9 +16,13 @@ def write(folder: Path) -> None:
     (folder / "file").write_text("content")
 
 
+def refuse(folder: Path) -> None:
+    pytest.fail(f"{folder} is built again")
+
+
 def test_a_folder_is_built_once(tmp_path: Path) -> None:
     keep("it", write, root=tmp_path, progress=False)
-    folder = keep("it", pytest.fail, root=tmp_path, progress=False)
+    folder = keep("it", refuse, root=tmp_path, progress=False)
     assert (folder / "file").read_text() == "content"
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from benchmarks.emulation.arm import CPUS
-from benchmarks.emulation.everywhere import OTHERS, WASM, X86_64, run_on
+from benchmarks.emulation.everywhere import OTHERS, WASM, X86_64, Tensors, run_on
 from benchmarks.platforms import (
     LEVELS,
     THREADS,
@@ -20,6 +20,15 @@ from benchmarks.platforms import (
     count_flips,
     measure_settings,
     subject_inputs,
+)
+from splitfrozen.graph import (
+    ATTENTION_MASK,
+    HIDDEN,
+    HIDDEN_Q,
+    INPUT_IDS,
+    SCALE,
+    past_names,
+    present_names,
 )
 from splitfrozen_export.graph.steady import steady_graph
 from splitfrozen_export.precision.per_token import quantize_per_token
@@ -43,7 +52,7 @@ CLOSE = {"fp32": 1e-5, "int8": 0.02, "int8-hq": 0.04, "int4": 0.05, "int4-all": 
 @pytest.fixture(scope="session")
 def flips(real_graphs: Graphs, real_subjects: dict[str, Subject]) -> Callable[..., Flips]:
     """One precision of one model on a platform against x86-64."""
-    references: dict[tuple[str, str], object] = {}
+    references: dict[tuple[str, str], Tensors] = {}
 
     def compare(model: str, precision: str, platform: str) -> Flips:
         graph = real_graphs(model)[precision]
@@ -51,7 +60,7 @@ def flips(real_graphs: Graphs, real_subjects: dict[str, Subject]) -> Callable[..
         key = (model, precision)
         if key not in references:
             references[key] = run_on(X86_64, graph, inputs)
-        return count_flips(references[key], run_on(platform, graph, inputs), inputs)  # type: ignore[arg-type]
+        return count_flips(references[key], run_on(platform, graph, inputs), inputs)
 
     return compare
 
@@ -82,8 +91,29 @@ def test_every_precision_runs_on_every_platform(
     assert flips("stories", precision, platform).relative_error <= CLOSE[precision]
 
 
-@pytest.mark.parametrize("platform", CPUS)
-@pytest.mark.parametrize("model", ["minilm", "stories"])
+@pytest.mark.parametrize("platform", OTHERS)
+def test_a_decoder_goes_on_from_its_past_on_every_platform(
+    platform: str, ready: Ready, cached_graph: Path
+) -> None:
+    """Real keys and values of eight tokens, then three more tokens."""
+    ready(platform)
+    ids = np.arange(5, 16, dtype=np.int64)[None]
+    empty = dict.fromkeys(past_names(2), np.zeros((1, 4, 0, 8), np.float32))
+    start: Tensors = {INPUT_IDS: ids[:, :8], ATTENTION_MASK: np.ones((1, 8), np.int64)} | empty
+    first = run_on(X86_64, cached_graph, start)
+    kept = {old: first[new] for old, new in zip(past_names(2), present_names(2), strict=True)}
+    rest: Tensors = {INPUT_IDS: ids[:, 8:], ATTENTION_MASK: np.ones((1, 11), np.int64)} | kept
+    here, there = (run_on(name, cached_graph, rest) for name in (X86_64, platform))
+    assert here.keys() == there.keys() == {HIDDEN, HIDDEN_Q, SCALE, *present_names(2)}
+    for name in (HIDDEN, *present_names(2)):
+        error = np.linalg.norm(here[name] - there[name]) / np.linalg.norm(here[name])
+        assert error <= CLOSE["int8"], name
+
+
+@pytest.mark.parametrize(
+    ("model", "platform"),
+    [("minilm", CPUS[0]), ("minilm", CPUS[1]), ("stories", CPUS[0]), ("reviews", CPUS[1])],
+)
 def test_a_board_sends_what_x86_64_sends(
     model: str, platform: str, ready: Ready, flips: Callable[..., Flips]
 ) -> None:
@@ -93,18 +123,23 @@ def test_a_board_sends_what_x86_64_sends(
     assert found.beyond_one <= 1e-4
 
 
-@pytest.mark.parametrize("model", ["minilm", "stories"])
+@pytest.mark.parametrize(
+    ("model", "differ", "beyond_one"),
+    [("minilm", 0.05, 0.005), ("reviews", 0.15, 0.04), ("stories", 0.02, 0.002)],
+)
 def test_a_browser_sends_nearly_what_x86_64_sends(
-    model: str, ready: Ready, flips: Callable[..., Flips]
+    model: str, differ: float, beyond_one: float, ready: Ready, flips: Callable[..., Flips]
 ) -> None:
-    """WebAssembly has no fused multiply-add, so its attention differs in last bits.
+    """WebAssembly has no fused multiply-add: exp and erf differ in last bits.
 
-    Measured on these texts: 2.7 % of MiniLM's values differ, 0.1 % by more than one step.
+    In about one text of ten a last bit tips a code, and the rest of that text then differs like
+    another rounding of it: measured 2-7 % of MiniLM's values, 0.1-1.7 % by more than one step.
     """
     ready(WASM)
     found = flips(model, "int8", WASM)
-    assert found.differ < 0.05
-    assert found.beyond_one < 0.005
+    assert found.differ < differ
+    assert found.beyond_one < beyond_one
+    assert found.relative_error < 0.03
 
 
 def test_threads_and_optimizations_do_not_change_a_bit(

@@ -180,9 +180,7 @@ class ServerHalf(Answering):
         mask[1, :2] = 0
         return self._behind(torch.randn(*mask.shape, self.width), mask, past)
 
-    def _behind(
-        self, hidden: Tensor, mask: Tensor, past: list[Tensor] | None
-    ) -> dict[str, Tensor]:
+    def _behind(self, hidden: Tensor, mask: Tensor, past: list[Tensor] | None) -> dict[str, Tensor]:
         past = past or self.random_past(len(hidden), 0)
         first = past[0].shape[2] if past else 0
         fed = {HIDDEN: hidden[:, first:], ATTENTION_MASK: mask}

@@ -1,10 +1,10 @@
-"""What the linear layers of an answering model receive on real text, by their names in its graph."""
+"""What an answering model's linear layers receive on real text, named as in its graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from splitfrozen_export.home.answering import Answering
 from splitfrozen_export.home.check import batch_size
@@ -17,7 +17,10 @@ from splitfrozen_export.steps import OnPart
 def calibrate_answering(
     module: Answering, base_prefix: str, examples: Sequence[Ids], on_part: OnPart
 ) -> Calibration:
-    """Run token ids through `module`; the upper half gets what its lower blocks make of them."""
+    """Run token ids through `module`; the upper half gets what its lower blocks make of them.
+
+    A head that shares the token table has its own name here, as in the graph.
+    """
 
     def call(ids: Tensor, mask: Tensor) -> object:
         return module(*module.feed(ids, mask, None).values())
@@ -27,17 +30,6 @@ def calibrate_answering(
         examples,
         on_part,
         call=call,
-        name=_names(module, base_prefix),
+        name=lambda path: layer_in(f"{path}.weight", base_prefix),
         batch=batch_size(module, examples, BATCH),
     )
-
-
-def _names(module: nn.Module, base_prefix: str) -> Callable[[str], str]:
-    """The layer of the module at a path: a tied head is known by the table that it shares."""
-    first = {id(parameter): name for name, parameter in module.named_parameters()}
-
-    def name(path: str) -> str:
-        weight = module.get_submodule(path).weight
-        return layer_in(first.get(id(weight), f"{path}.weight"), base_prefix)
-
-    return name

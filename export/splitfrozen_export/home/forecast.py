@@ -100,19 +100,22 @@ def forecast_home(request: Request) -> HomeForecast:
 
 
 def answering_weights(plan: HomePlan) -> list[Weight]:
-    """What the graph will hold; a tied head is one product and one table that shares it."""
+    """What the graph will hold; a tied head is one product and one table that shares its codes.
+
+    Both are called like the head, as in the graph.
+    """
     model = empty_model(plan.source, plan.purpose)
     if not plan.request.whole:
         _drop_lower(model, plan)
     modules = dict(model.named_modules())
     prefix = str(model.base_model_prefix)
-    tied = _multiplied(modules)
+    heads = _multiplied(modules)
     found = []
     for name, parameter in model.named_parameters():
-        weight = describe_weight(name, parameter, modules)
         looked_up = isinstance(modules[name.rpartition(".")[0]], nn.Embedding)
-        weight = replace(weight, name=layer_in(f"model.{name}", prefix) + _leaf(name))
-        if looked_up and id(parameter) in tied:
+        layer = layer_in(f"model.{heads.get(id(parameter), name)}", prefix)
+        weight = replace(describe_weight(name, parameter, modules), name=layer)
+        if looked_up and id(parameter) in heads:
             found.append(replace(weight, shape=weight.shape[::-1], kind="product"))
             weight = replace(weight, tied=True)
         if plan.request.whole or not looked_up:
@@ -126,10 +129,10 @@ def _drop_lower(model: nn.Module, plan: HomePlan) -> None:
     keep_upper_blocks(model, layers=count_layers(config), cut=plan.request.cut, outputs=outputs)
 
 
-def _multiplied(modules: Mapping[str, nn.Module]) -> set[int]:
-    """The parameters that a linear layer multiplies by."""
-    return {id(module.weight) for module in modules.values() if isinstance(module, LINEAR)}
-
-
-def _leaf(name: str) -> str:
-    return ".weight" if name.endswith(".weight") else ""
+def _multiplied(modules: Mapping[str, nn.Module]) -> dict[int, str]:
+    """The parameters that a linear layer multiplies by, and their names in the last such layer."""
+    return {
+        id(module.weight): f"{path}.weight"
+        for path, module in modules.items()
+        if isinstance(module, LINEAR)
+    }

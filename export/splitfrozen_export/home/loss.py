@@ -40,9 +40,7 @@ def measure_home_loss(
     rows = batch_size(module, windows, _BATCH)
     for start in range(0, len(ids), rows):
         part = ids[start : start + rows]
-        for side, logits in enumerate(
-            run_both(session, module, part, torch.ones_like(part), None)
-        ):
+        for side, logits in enumerate(run_both(session, module, part, torch.ones_like(part), None)):
             sums[side] += float(next_token_losses(torch.from_numpy(logits), part).double().sum())
         on_part(min(start + rows, len(ids)), len(ids))
     tokens = ids[:, 1:].numel()

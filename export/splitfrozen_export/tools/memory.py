@@ -13,7 +13,7 @@ Three parts, because a device feels them differently:
 
 The runtime's own part is a constant, measured with Python, numpy, ONNX Runtime and an open session
 on x86-64 Linux. Against measured processes (`splitfrozen-bundle bench`) the sum is right within a
-factor of 1.5; it errs upwards where few rows of large tables are touched.
+factor of 1.5; it was 0.80 to 1.08 of what was measured (`benchmarks.memory_estimate`).
 """
 
 from __future__ import annotations

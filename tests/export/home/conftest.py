@@ -45,9 +45,22 @@ def gpt2_adapter(shallow: Callable[[str], Path], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
+def home_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short text to measure a loss on."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("The rain in town is late, and seven old bells ring. " * 12)
+    return file
+
+
+@pytest.fixture(scope="session")
 def gpt2_home(
-    shallow: Callable[[str], Path], gpt2_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+    shallow: Callable[[str], Path],
+    gpt2_adapter: Path,
+    home_text: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> HomeResult:
-    """The tiny GPT-2 with its adapter merged, fp32."""
+    """The tiny GPT-2 with its adapter merged, fp32, its loss measured."""
     output = tmp_path_factory.mktemp("home") / "gpt2"
-    return take_home(shallow("gpt2"), output, adapter=gpt2_adapter, precision="fp32")
+    return take_home(
+        shallow("gpt2"), output, adapter=gpt2_adapter, precision="fp32", eval=home_text
+    )

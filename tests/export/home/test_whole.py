@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -18,6 +19,7 @@ from splitfrozen_export.home import HomeResult
 from tests.export.home.adapters import stock_answers, write_adapter
 from tests.export.home.conftest import take_home
 
+_HEADS = "q_num_heads"
 IDS = [[7, 30, 41, 12, 99, 5], [55, 8, 61, 20, 3, 17]]
 
 
@@ -117,16 +119,30 @@ def test_a_classifier_gives_the_logits_of_stock_peft(
         token_type_ids=np.zeros_like(padded),
     )
     assert np.abs(logits - np.stack(expected)).max() < 1e-4
+    graph = onnx.load(result.directory / "model.onnx", load_external_data=False).graph
+    unsplit = [node for node in graph.node for field in node.attribute if field.name == _HEADS]
+    assert len(unsplit) == 2, "attention splits and swaps its heads by itself"
     config = AutoConfig.from_pretrained(result.directory)
     assert [config.id2label[index] for index in range(3)] == labels
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"max_error": 1e-9}, "relative error"),
+        pytest.param({"max_loss_gap": -1.0}, "nats per token", marks=pytest.mark.long),
+    ],
+)
 def test_an_export_that_is_too_far_off_leaves_nothing(
-    shallow: Callable[[str], Path], tmp_path: Path
+    limit: dict[str, float],
+    reason: str,
+    shallow: Callable[[str], Path],
+    home_text: Path,
+    tmp_path: Path,
 ) -> None:
     output = tmp_path / "out" / "home"
-    with pytest.raises(SplitFrozenError, match="relative error") as caught:
-        take_home(shallow("gpt2"), output, precision="int8", max_error=1e-9)
+    with pytest.raises(SplitFrozenError, match=reason) as caught:
+        take_home(shallow("gpt2"), output, precision="int8", eval=home_text, **limit)
     assert caught.value.code == "check_failed"
     assert list(output.parent.iterdir()) == []
 
