@@ -69,7 +69,7 @@ def build_graphs(plan: Plan, directory: Path, watch: steps.Watcher) -> Built:
     _save(model, directory, watch)
     del model  # its weights are on the disk now
     watch.on_step(steps.COMPARE)
-    report, blocks = _compare(plan, directory, asked.reference)
+    report, blocks = _compare(plan, directory, asked.reference, coverage)
     refusal = _add_past(plan, directory, segment, asked, opset, watch)
     past = _compare_past(plan, directory, asked.reference, watch) or refusal
     loss = _measure_loss(plan, directory, asked.hidden, watch)
@@ -150,9 +150,11 @@ def _is_block(name: str | None) -> bool:
     return (name or "").startswith("block_")
 
 
-def _compare(plan: Plan, directory: Path, reference: Reference) -> tuple[Report, list[Closeness]]:
+def _compare(
+    plan: Plan, directory: Path, reference: Reference, coverage: Coverage
+) -> tuple[Report, list[Closeness]]:
     report = compare(graph_in(directory), reference, causal=plan.blueprint.causal)
-    judge(report, plan.request)
+    judge(report, plan.request, kept=coverage.kept)
     measured = directory / _MEASURED
     if not measured.exists():  # one block: the cut is all there is
         return report, compare_blocks(graph_in(directory), reference)

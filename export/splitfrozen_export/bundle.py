@@ -62,19 +62,29 @@ class Draft:
 
 
 def check_target(
-    target: Path, *, force: bool, marker: str = MANIFEST_NAME, kind: str = "bundle"
+    target: Path,
+    *,
+    force: bool,
+    marker: str = MANIFEST_NAME,
+    kind: str = "bundle",
+    recover: bool = True,
 ) -> None:
     """Raise SplitFrozenError unless a directory of a kind may be written to `target`.
 
     One that holds the file `marker` is of the kind. What an export killed while replacing it left
-    there is put right first: the old one may be hidden beside the target, where no refusal would
-    mention it.
+    there is put right first, unless `recover` is off: the old one may be hidden beside the target,
+    where no refusal would mention it.
 
     `name_taken`: something is there and `force` is off. `invalid_request`: what is there is of
     another kind, so it is not replaced even with `force`.
     """
     target = target.absolute()
-    _recover(target)
+    if recover:
+        _recover(target)
+    if target.is_symlink() and not target.exists():
+        raise SplitFrozenError(
+            "invalid_request", f"{target} is a link to nothing; choose another --output"
+        )
     if not target.exists() or _is_empty(target):
         return
     if not (target / marker).is_file():
@@ -117,8 +127,8 @@ def draft_directory(
 def _recover(target: Path) -> None:
     """Undo what a killed export left: drafts, and a bundle that was being replaced."""
     kept = _replaced(target)
-    if kept.exists():
-        shutil.rmtree(kept) if target.exists() else kept.rename(target)
+    if os.path.lexists(kept):
+        _remove(kept) if os.path.lexists(target) else kept.rename(target)
     for leftover in target.parent.glob(f".{target.name}.*.draft"):
         try:
             with _lock(leftover):
@@ -129,12 +139,23 @@ def _recover(target: Path) -> None:
 
 def _put_in_place(directory: Path, target: Path) -> None:
     kept = _replaced(target)
-    if target.exists():
+    replaces = os.path.lexists(target)
+    if replaces:
         target.rename(kept)  # a directory with files in it cannot be renamed over
-    directory.rename(target)
+    try:
+        directory.rename(target)
+    except BaseException:  # also an interruption: the old one must not stay hidden
+        if replaces and not os.path.lexists(target):
+            kept.rename(target)
+        raise
     _flush(target.parent)
-    if kept.exists():
-        shutil.rmtree(kept)
+    if replaces:
+        _remove(kept)
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory; of a link to one, only the link."""
+    path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def _replaced(target: Path) -> Path:

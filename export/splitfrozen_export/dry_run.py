@@ -15,7 +15,7 @@ from splitfrozen_export.estimate import (
 )
 from splitfrozen_export.plan import Plan
 from splitfrozen_export.split.needs import missing_files
-from splitfrozen_export.split.source import absent_files
+from splitfrozen_export.split.source import absent_files, weight_map
 from splitfrozen_export.summary import megabytes
 
 
@@ -39,7 +39,8 @@ def forecast(plan: Plan) -> Forecast:
     weights = segment_weights(plan.source, cut)
     data = data_bytes(weights, plan.recipe)
     fp32 = sum(weight.fp32_bytes for weight in weights)
-    upper_too = bool(plan.windows) or plan.request.prove == "full"
+    sharded = weight_map(plan.source.path) is not None  # a single file is fetched whole anyway
+    upper_too = bool(plan.windows) or (sharded and plan.proves_weights)
     missing = absent_files(plan.source) if upper_too else missing_files(plan.source, cut)
     return Forecast(
         plan,

@@ -17,7 +17,7 @@ from splitfrozen_export.plan import Plan, make_plan
 from splitfrozen_export.preprocess import write_tokenizer
 from splitfrozen_export.record import describe_bundle
 from splitfrozen_export.request import Request, Result
-from splitfrozen_export.split import Proof, prefix_digest, prove_cut, worth_proving
+from splitfrozen_export.split import Proof, prefix_digest, prove_cut
 from splitfrozen_export.split.needs import missing_files
 from splitfrozen_export.split.source import absent_files
 
@@ -67,7 +67,7 @@ def fetch(plan: Plan, watch: steps.Watcher) -> None:
         return
     watch.on_step(steps.DOWNLOAD)
     download(source, missing_files(source, plan.request.cut), watch.on_part)
-    if plan.windows or _proves_weights(plan):
+    if plan.windows or plan.proves_weights:
         download(source, absent_files(source), watch.on_part)
 
 
@@ -76,7 +76,7 @@ def prove(plan: Plan) -> Proof:
 
     Raises SplitFrozenError `check_failed` for any difference but 0.0.
     """
-    proof = prove_cut(plan.source, plan.request.cut, real=_proves_weights(plan))
+    proof = prove_cut(plan.source, plan.request.cut, real=plan.proves_weights)
     if proof.twin_difference != 0 or (proof.real_difference or 0) != 0:
         raise SplitFrozenError(
             "check_failed",
@@ -109,8 +109,3 @@ def _says_full(error: OSError | SafetensorError) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL or " requested and " in str(error)
     return any(f"(os error {number})" in str(error) for number in _FULL)
-
-
-def _proves_weights(plan: Plan) -> bool:
-    wish = plan.request.prove
-    return wish == "full" or (wish == "auto" and worth_proving(plan.source))

@@ -159,6 +159,42 @@ def test_an_interrupted_replacement_is_undone_when_a_new_export_fails(tmp_path: 
     assert content(target) == "old"
 
 
+def test_a_link_to_a_bundle_is_replaced_and_the_bundle_behind_it_stays(tmp_path: Path) -> None:
+    write(tmp_path / "real", "old")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    for text in ("new", "newer"):
+        write(link, text, force=True)
+        assert content(link) == text
+    assert content(tmp_path / "real") == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(SplitFrozenError, match="link to nothing"):
+        write(tmp_path / "link", "new", force=True)
+
+
+def test_an_interruption_in_the_middle_of_a_replacement_keeps_the_old_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "b"
+    write(target, "old")
+    rename = Path.rename
+
+    def interrupt(path: Path, to: Path) -> Path:
+        if path.name.endswith(".draft"):
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(target, "new", force=True)
+    assert content(target) == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_bundle_hidden_by_a_killed_export_is_no_free_place(tmp_path: Path) -> None:
     """Killed between the two renames of a replacement, by a real SIGKILL."""
     target = tmp_path / "bundle"

@@ -59,3 +59,27 @@ def test_a_layer_that_stays_fp32_is_counted_as_such(stories: Path) -> None:
     kept = data_bytes(weights, Recipe("int8", "int8", keep_fp=frozenset({"mlp.down_proj"})))
     inputs, outputs = next(w.shape for w in weights if w.name.endswith("0.mlp.down_proj.weight"))
     assert kept - plain == 2 * (4 * inputs * outputs - outputs * (inputs + 4))
+
+
+@pytest.mark.parametrize("mode", [["--dry-run"], []])
+def test_a_mixture_of_experts_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: list[str]
+) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model("mixtral", num_hidden_layers=3, num_local_experts=4)
+    config.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights at all")
+    wanted = ["--model", tmp_path / "model", "--cut", 1, "--output", tmp_path / "bundle"]
+    assert run(*wanted, *mode) == 2
+    assert "mixture of 4 experts" in capsys.readouterr().err
+
+
+def test_a_dry_run_leaves_even_what_a_killed_export_left(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    leftover = tmp_path / ".bundle.00000000.draft"
+    leftover.mkdir()
+    wanted = ["--model", tiny_model("opt"), "--cut", 1, "--output", tmp_path / "bundle"]
+    assert run(*wanted, "--dry-run") == 0
+    assert leftover.is_dir()

@@ -43,5 +43,7 @@ def test_int8_moves_not_by_a_bit_unless_layers_stay_in_fp32() -> None:
     moved = replace(GOOD, neighbour_difference=1e-7)
     with pytest.raises(SplitFrozenError, match="must be the same to the bit"):
         judge(moved, INT8)
-    judge(moved, replace(INT8, keep_fp=("x",)))
+    with pytest.raises(SplitFrozenError, match="must be the same to the bit"):
+        judge(moved, replace(INT8, keep_fp=("auto",)))  # which found none to keep
+    judge(moved, replace(INT8, keep_fp=("x",)), kept=("h.0.x",))
     judge(moved, replace(INT8, precision="int4"))

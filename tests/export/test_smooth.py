@@ -124,6 +124,25 @@ def test_an_up_projection_takes_over_what_its_gate_cannot() -> None:
     assert_unchanged(GATED, model, **constants)
 
 
+def test_two_biases_on_the_way_are_both_scaled() -> None:
+    text = """
+block (float[batch, seq, 32] x) => (float[batch, seq, 20] y) {
+    u = MatMul(x, wu)
+    a = Add(u, b1)
+    b = Add(a, b2)
+    y = MatMul(b, wd)
+}"""
+    constants = {
+        "wu": normal(32, 48),
+        "b1": normal(48, seed=1),
+        "b2": 5 * normal(48, seed=2),
+        "wd": normal(48, 20, seed=3),
+    }
+    model, smoothed = smooth(text, calibration(wd=48), **constants)
+    assert smoothed == Smoothed(inputs=1, multiplied=0)
+    assert_unchanged(text, model, **constants)
+
+
 def test_an_activation_function_takes_nothing_over() -> None:
     constants = {"wu": normal(32, 48), "wd": normal(48, 48, seed=1)}
     model, smoothed = smooth(PLAIN, calibration(wd=48), **constants)

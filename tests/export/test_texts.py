@@ -27,6 +27,12 @@ def test_rows_of_every_kind_give_their_texts(tmp_path: Path) -> None:
     assert read_calibration(path) == ("one", "two and its pair", "2 + 2 = 4")
 
 
+def test_only_a_line_feed_ends_a_row(tmp_path: Path) -> None:
+    """JSON allows other line separators inside a string, and scraped text has them."""
+    path = rows(tmp_path, '{"text": "a\u2028b\u0085c"}\r\n{"text": "d"}\n')
+    assert read_calibration(path) == ("a\u2028b\u0085c", "d")
+
+
 def test_a_long_file_is_read_at_even_distances(tmp_path: Path) -> None:
     path = rows(tmp_path, "".join(f'{{"text": "{n}"}}\n' for n in range(3 * CALIBRATION_ROWS)))
     texts = read_calibration(path)

@@ -210,6 +210,28 @@ def test_two_spellings_of_one_tensor_are_left_to_transformers(
         assert torch.equal(load_device_segment(source, CUT, stream=True)(ids, mask), expected)
 
 
+def test_a_single_file_goes_before_an_index_as_in_transformers(tmp_path: Path) -> None:
+    model = write_tiny_model("gpt2", tmp_path / "gpt2")
+    index = {"weight_map": {"transformer.wte.weight": "model-00001-of-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    source = resolve_model(model)
+    load_device_segment(source, CUT, stream=True)(*inputs(source))
+
+
+def test_a_header_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    model = write_tiny_model("gpt2", tmp_path / "gpt2")
+    file = model / "model.safetensors"
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header["transformer.h.0.attn.c_proj.weight"]["shape"][0] -= 1
+    text = json.dumps(header).encode().ljust(length)[:length]
+    file.write_bytes(raw[:8] + text + raw[8 + length :])
+    with pytest.raises(ModelError, match="copy it again"):
+        source = resolve_model(model)
+        load_device_segment(source, CUT, stream=True)(*inputs(source))
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_missing_weight_is_refused_by_name(tmp_path: Path, stream: bool) -> None:
     model = write_tiny_model("llama", tmp_path / "llama")
@@ -231,6 +253,7 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
     elif damage == "no header":
         file.write_bytes(b"\xff" * 100)
     else:
+        file.unlink()
         index = {"weight_map": {"transformer.wte.weight": "../elsewhere.safetensors"}}
         (model / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"copy it again|outside its directory"):

@@ -42,9 +42,12 @@ def drop_unused(model: ir.Model) -> None:
 def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     """Register `array` as an initializer; an existing one of that name is returned as it is.
 
-    Callers put into the name what distinguishes two values.
+    Callers put into the name what distinguishes two values; ValueError when one did not.
     """
     if (known := graph.initializers.get(name)) is not None:
+        held = known.const_value
+        if held is None or not np.array_equal(held.numpy(), array):
+            raise ValueError(f"the graph has another constant {name!r} already")
         return known
     tensor = ir.tensor(array, name=name)
     value = ir.Value(

@@ -7,6 +7,7 @@ Inputs `input_ids` and `attention_mask`, int64 [batch, seq]; output `hidden`, fl
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from splitfrozen_export.split.checkpoint import StoredTensor
 from splitfrozen_export.split.segment import DeviceSegment, EveryBlock
 from splitfrozen_export.split.stored import hollow
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 OPSETS = (23, 20)  # the newest first; 23 needs ONNX Runtime 1.24, 20 runs on 1.20
 OnTensor = Callable[[int, int], None]
 _AXES = {0: "batch", 1: "seq"}
@@ -228,6 +230,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:  # the exporter wraps what a converter raised
+        error = error.__cause__
+    lines = _COLOURS.sub("", str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -17,12 +17,15 @@ LONG = 256  # tokens of the long example, at most
 def sample_batches(rows: Sequence[Ids], max_length: int) -> list[list[Ids]]:
     """One token; one long example; and last a ragged batch, as lists of token ids.
 
-    Needs at least one example that is not empty; empty ones are left out, long ones cut off.
+    The ragged batch takes RAGGED examples from all over `rows`. Needs at least one example that is
+    not empty; empty ones are left out, long ones cut off.
     """
     kept = [list(ids[:max_length]) for ids in rows if len(ids)]
     joined = [token for row in kept for token in row]
     long = (joined * (1 + LONG // len(joined)))[: min(max_length, LONG)]
-    return [[kept[0][:1]], [long], list(kept[:RAGGED])]
+    count = min(len(kept), RAGGED)
+    spread: list[Ids] = [kept[index * len(kept) // count] for index in range(count)]
+    return [[kept[0][:1]], [long], spread]
 
 
 def pad_batch(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -23,7 +23,7 @@ def read_lines(path: Path | None) -> tuple[str, ...]:
     """
     if path is None:
         return SENTENCES
-    texts = tuple(line for line in _read(path).splitlines() if line.strip())
+    texts = tuple(line for line in _read(path).split("\n") if line.strip())
     if not texts:
         raise DataError("has no text; write one text a line", path=str(path))
     return texts
@@ -56,7 +56,7 @@ def read_calibration(path: Path) -> tuple[str, ...]:
     line and field of the first row that cannot be used.
     """
     rows = [
-        (number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()
+        (number, line) for number, line in enumerate(_read(path).split("\n"), 1) if line.strip()
     ]
     if not rows:
         raise DataError('has no rows; write one {"text": …} a line', path=str(path))

@@ -19,6 +19,7 @@ _ELEMENTWISE = {
 }
 _REACH = 30.0  # every activation function in use is monotonic beyond
 _POINTS = 60001
+_FAR = np.array([s * 10.0**e for s in (-1, 1) for e in (2, 3, 4)], np.float32)
 _STEP = 1024  # bounds are whole multiples of 1/1024: the same on every machine
 
 
@@ -26,14 +27,16 @@ def lower_bound(value: ir.Value) -> float | None:
     """The least that `value` can be as a function of one other value, rounded down.
 
     None where it is not the result of elementwise operators on one single value (a gated product
-    has two), or where it has no bound above `-_REACH / 2`.
+    has two), or where it falls without end.
     """
     nodes, leaf = _function(value)
     if leaf is None or not nodes:
         return None
-    lowest = float(_run(nodes, leaf, value).min())
-    if not np.isfinite(lowest) or lowest < -_REACH / 2:
-        return None
+    values = _run(nodes, leaf, value)
+    near, far = values[: -_FAR.size], values[-_FAR.size :]
+    lowest = float(near.min())
+    if not np.isfinite(lowest) or not far.min() >= lowest:
+        return None  # it goes on falling: LeakyReLU, a plain factor
     return min(float(np.floor(lowest * _STEP)) / _STEP, 0.0)
 
 
@@ -73,7 +76,9 @@ def _has_vector(node: ir.Node) -> bool:
 def _run(nodes: list[ir.Node], leaf: ir.Value, result: ir.Value) -> NDArray[np.float32]:
     """What the nodes make of `_POINTS` numbers in place of `leaf`."""
     copies: dict[ir.Value, ir.Value] = {}
-    start = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([_POINTS]))
+    start = ir.Value(
+        name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([_POINTS + _FAR.size])
+    )
     copies[leaf] = start
     constants = []
     for node in nodes:
@@ -106,6 +111,7 @@ def _run(nodes: list[ir.Node], leaf: ir.Value, result: ir.Value) -> NDArray[np.f
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    points = np.linspace(-_REACH, _REACH, _POINTS, dtype=np.float32)
+    near = np.linspace(-_REACH, _REACH, _POINTS, dtype=np.float32)
+    points = np.concatenate([near, _FAR])
     (values,) = session.run(None, {"x": points})
     return np.asarray(values, np.float32)

@@ -173,7 +173,7 @@ def _edits(
         operand, rest = node.inputs[index], node.inputs[other]
         assert operand is not None and rest is not None
         here = _scale_operands(graph, node, (index,), inverse, f"{name}_{node.op_type.lower()}")
-        deeper = _edits(graph, rest, 1, inverse, products, name)
+        deeper = _edits(graph, rest, 1, inverse, products, f"{name}_before")
         if node.op_type == "Add" and here is not None and deeper is not None:
             return here + deeper
         if node.op_type == "Mul" and (here is not None or deeper is not None):

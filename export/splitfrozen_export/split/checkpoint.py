@@ -7,6 +7,7 @@ and a segment must cost its own weights only. What is not asked for is never rea
 from __future__ import annotations
 
 import json
+import math
 import struct
 import sys
 from collections.abc import Iterator, Sequence
@@ -181,7 +182,8 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"a header of {length} bytes")
             header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        return {name: _entry(path, 8 + length, entry) for name, entry in header.items()}
+        room = path.stat().st_size - 8 - length
+        return {name: _entry(path, 8 + length, room, entry) for name, entry in header.items()}
     except FileNotFoundError as error:
         raise ModelError(
             "model_not_found", f"the weights {path} are missing; download or copy the model again"
@@ -192,8 +194,12 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         ) from error
 
 
-def _entry(path: Path, base: int, entry: dict[str, Any]) -> StoredTensor:
+def _entry(path: Path, base: int, room: int, entry: dict[str, Any]) -> StoredTensor:
     begin, end = entry["data_offsets"]
+    dtype = _DTYPES.get(entry["dtype"])
+    whole = dtype is None or end - begin == math.prod(entry["shape"]) * dtype.itemsize
+    if not whole or not 0 <= begin <= end <= room:
+        raise ValueError(f"a tensor of shape {entry['shape']} at bytes {begin} to {end} of {room}")
     return StoredTensor(path, entry["dtype"], tuple(entry["shape"]), base + begin, end - begin)
 
 

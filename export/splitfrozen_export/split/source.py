@@ -5,6 +5,7 @@ Nothing here reads a weight: models that we must refuse are refused before any i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from transformers import AutoConfig, PretrainedConfig
 
-from splitfrozen.errors import ModelError
+from splitfrozen.errors import ModelError, SplitFrozenError
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -119,7 +120,7 @@ def weight_map(path: Path) -> dict[str, str] | None:
     elsewhere.
     """
     index = path / WEIGHTS_INDEX
-    if not index.is_file():
+    if not index.is_file() or (path / WEIGHTS).is_file():  # Transformers prefers the single file
         return None
     try:
         files: dict[str, str] = dict(json.loads(index.read_text("utf-8"))["weight_map"])
@@ -171,6 +172,11 @@ def hub_errors(name: str) -> Iterator[None]:
             "check the spelling, and HF_TOKEN if it is private",
         ) from error
     except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SplitFrozenError(
+                "insufficient_storage",
+                f"there is no room for {name!r} in the Hub cache (HF_HOME): {error}",
+            ) from error
         raise ModelError("model_not_found", f"{name!r}: the Hub failed: {error}") from error
 
 
