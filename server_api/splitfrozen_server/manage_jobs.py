@@ -79,6 +79,7 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Where --wait puts the adapter.",
 )
+@click.option("--force", is_flag=True, help="Let --wait write into a directory that holds files.")
 @management
 def create_job(
     dataset: str,
@@ -86,10 +87,13 @@ def create_job(
     suffix: str | None,
     wait: bool,
     output: Path,
+    force: bool,
     terminal: Terminal,
     **options: Any,
 ) -> None:
     """Queue a job over a dataset. It ends when the dataset is sealed and all visits are made."""
+    if wait and not force:
+        _require_free(output)
     client = terminal.client
     model = client.get(f"/v1/activation_datasets/{dataset}")["base_model"]
     body = {
@@ -103,7 +107,11 @@ def create_job(
     if not wait:
         terminal.item(job)
         return
-    click.echo(f"Job {job['id']}", err=True)
+    click.echo(
+        f"Job {job['id']}. It ends when the dataset is sealed (splitfrozen-server datasets seal "
+        f"{dataset}); Ctrl-C ends this command, not the job.",
+        err=True,
+    )
     # With JSON, standard output is the finished job and nothing else.
     job = follow(terminal.client, job["id"], print_text(err=terminal.format == "json"))
     _require_success(job)
@@ -188,9 +196,12 @@ def resume_job(job: str, terminal: Terminal) -> None:
     required=True,
     help="Directory for the files; made if it is missing.",
 )
+@click.option("--force", is_flag=True, help="Write into a directory that holds files.")
 @management
-def download(job: str, kind: str, output: Path, terminal: Terminal) -> None:
+def download(job: str, kind: str, output: Path, force: bool, terminal: Terminal) -> None:
     """Download the adapter of JOB as a directory that `peft` loads."""
+    if not force:
+        _require_free(output)
     record = terminal.client.get(f"/v1/fine_tuning/jobs/{job}")
     _require_success(record)
     names = download_adapter(terminal.client, record, output)
@@ -220,6 +231,12 @@ def _body(options: dict[str, Any]) -> dict[str, Any]:
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _require_free(output: Path) -> None:
+    """Another adapter must not be overwritten file by file without a word."""
+    if output.is_dir() and any(output.iterdir()):
+        raise click.UsageError(f"{output} holds files already: choose another --output, or --force")
 
 
 def _require_success(job: dict[str, Any]) -> None:

@@ -43,6 +43,9 @@ def test_create_and_wait_leaves_an_adapter(
     jobs(server, "download", job["id"], "--type", "adapter", "--output", again)
     for file in output.iterdir():
         assert (again / file.name).read_bytes() == file.read_bytes()
+    refused = jobs(server, "download", job["id"], "--output", again, status=2)
+    assert "holds files already" in refused
+    jobs(server, "download", job["id"], "--output", again, "--force")
 
 
 def test_listings_agree_with_the_api(server: Server, trained: dict[str, Any]) -> None:
