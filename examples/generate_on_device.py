@@ -4,11 +4,15 @@ splitfrozen-export --model gpt2 --adapter my-adapter --whole --precision int8 --
 python generate_on_device.py home "Once upon a time"
 """
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
+
+USAGE = 'Usage: python generate_on_device.py DIRECTORY "how the text begins"'
 
 
 def generate(directory: str, text: str, new_tokens: int = 40) -> str:
@@ -32,5 +36,32 @@ def generate(directory: str, text: str, new_tokens: int = 40) -> str:
     return tokenizer.decode(ids)
 
 
+def check(directory: str) -> None:
+    """Leave with exit code 2 where there is no whole language model to generate from."""
+    record = Path(directory, "export.json")
+    wrong = "its export.json is missing"
+    if Path(directory, "splitfrozen.json").is_file():
+        wrong = "it is a bundle, which holds only the first blocks"
+    elif record.is_file():
+        what = json.loads(record.read_text("utf-8"))
+        if what["kind"] == "whole" and what["task"] == "causal_lm":
+            return
+        kind = "whole model" if what["kind"] == "whole" else "upper half"
+        wrong = f"it holds a {kind} for {what['task']}"
+    print(f"{directory} is no whole language model: {wrong}.", file=sys.stderr)
+    print("splitfrozen-export --model NAME --whole --output DIRECTORY makes one.", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the continuation of a text, or say how this is used."""
+    if len(arguments) != 2:
+        print(USAGE, file=sys.stderr)
+        sys.exit(2)
+    directory, text = arguments
+    check(directory)
+    print(generate(directory, text))
+
+
 if __name__ == "__main__":
-    print(generate(*sys.argv[1:3]))
+    main(sys.argv[1:])

@@ -140,12 +140,12 @@ def _recover(target: Path) -> None:
 def _put_in_place(directory: Path, target: Path) -> None:
     kept = _replaced(target)
     replaces = os.path.lexists(target)
-    if replaces:
-        target.rename(kept)  # a directory with files in it cannot be renamed over
     try:
+        if replaces:
+            target.rename(kept)  # a directory with files in it cannot be renamed over
         directory.rename(target)
     except BaseException:  # also an interruption: the old one must not stay hidden
-        if replaces and not os.path.lexists(target):
+        if os.path.lexists(kept) and not os.path.lexists(target):
             kept.rename(target)
         raise
     _flush(target.parent)

@@ -54,6 +54,8 @@ def export_command(output_format: str, cut: int | None, **options: Any) -> None:
 
     _silence_transformers()
     document, lines = _run(Request(cut=cut or 0, **options))
+    if cut is not None and options["whole"]:
+        lines.append(f"Note: --whole takes all blocks; --cut {cut} changes nothing")
     click.echo(json.dumps(document) if output_format == "json" else "\n".join(lines))
 
 
@@ -73,7 +75,7 @@ def _run(request: Request) -> tuple[dict[str, Any], list[str]]:
 
     with show_progress(STEPS) as shown:
         result = export_bundle(request, shown.on_step, shown.on_part)
-    return summary_json(result), summary_lines(result)
+    return summary_json(result), summary_lines(result, request)
 
 
 def _forecast(request: Request) -> tuple[dict[str, Any], list[str]]:

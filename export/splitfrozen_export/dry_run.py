@@ -14,6 +14,7 @@ from splitfrozen_export.estimate import (
     wire_bytes,
 )
 from splitfrozen_export.plan import Plan
+from splitfrozen_export.precision.quantize import match_layers
 from splitfrozen_export.split.needs import missing_files
 from splitfrozen_export.split.source import absent_files, weight_map
 from splitfrozen_export.summary import megabytes
@@ -34,9 +35,14 @@ class Forecast:
 
 
 def forecast(plan: Plan) -> Forecast:
-    """Work out the sizes of a plan. Asks the Hub for the sizes of files, at most."""
+    """Work out the sizes of a plan. Asks the Hub for the sizes of files, at most.
+
+    Raises ModelError `invalid_request` for a layer to keep that does not exist.
+    """
     cut = plan.request.cut
     weights = segment_weights(plan.source, cut)
+    products = (weight.name for weight in weights if weight.kind == "product")
+    match_layers((name.removesuffix(".weight") for name in products), plan.recipe.keep_fp)
     data = data_bytes(weights, plan.recipe)
     fp32 = sum(weight.fp32_bytes for weight in weights)
     sharded = weight_map(plan.source.path) is not None  # a single file is fetched whole anyway

@@ -115,7 +115,8 @@ _WHAT = (
         type=click.Choice(["cpu", "web"]),
         default="cpu",
         show_default=True,
-        help="Where the graph must be fast. The default runs in browsers and on phones too.",
+        help="Where the graph must be fast. The same graph is fastest in both, so web changes "
+        "nothing today.",
     ),
 )
 
@@ -174,22 +175,24 @@ _CHECKS = (
         "--eval-text",
         type=_FILE,
         metavar="FILE",
-        help="Compare graph and torch on these texts, one a line.  [default: built-in sentences]",
+        help="Compare graph and torch on these texts, one a line; of many, on 8 spread over the "
+        "file.  [default: built-in sentences]",
     ),
     _option(
         "Checks",
         "--eval",
         type=_FILE,
         metavar="FILE",
-        help="Measure on this text how much of a decoder's loss the precision costs.",
+        help="Measure on this text how much of a decoder's loss the precision costs, in the device "
+        "segment or the whole model.",
     ),
     _option(
         "Checks",
         "--max-error",
         type=click.FloatRange(min=0),
         metavar="ERROR",
-        help="Relative error of the activations that is accepted.  [default: by precision, "
-        "int8 0.08]",
+        help="Relative error of the activations, or of the logits, that is accepted.  "
+        "[default: by precision, int8 0.08]",
     ),
     _option(
         "Checks",

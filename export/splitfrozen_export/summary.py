@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from splitfrozen_export.request import Result
+from splitfrozen.manifest import Manifest
+from splitfrozen_export.precision.quantize import MAX_ERROR
+from splitfrozen_export.request import Request, Result
 
 
 def summary_json(result: Result) -> dict[str, Any]:
@@ -30,8 +34,8 @@ def summary_json(result: Result) -> dict[str, Any]:
     }
 
 
-def summary_lines(result: Result) -> list[str]:
-    """The same for a person, with the command that comes next."""
+def summary_lines(result: Result, request: Request) -> list[str]:
+    """The same for a person, with the commands that come next."""
     manifest, report = result.manifest, result.manifest.report
     sizes = [(name, entry.size) for name, entry in sorted(manifest.files.items())]
     return [
@@ -41,15 +45,16 @@ def summary_lines(result: Result) -> list[str]:
         f"Bundle     {result.directory}  ({megabytes(sum(size for _, size in sizes))})",
         *(f"           {name:21}  {megabytes(size)}" for name, size in sizes),
         f"Id         {result.id}",
-        f"Weights    {_coverage(report)}",
+        f"Weights    {_coverage(manifest.precision, report)}",
         f"Proof      {_proof(report)}",
-        f"Accuracy   {_accuracy(report)} ({report['tokens']} tokens)",
+        f"Accuracy   {_accuracy(report, _limit(request))} ({report['tokens']} tokens)",
+        *_closer(manifest),
         *_blocks(report),
         *_generation(report),
         *_loss(report),
         f"Stability  {_stability(report)}",
         "",
-        f"Next: splitfrozen-server bundles add {result.directory}",
+        *_next_commands(result, request),
     ]
 
 
@@ -58,13 +63,20 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"
 
 
-def _coverage(report: Mapping[str, Any]) -> str:
+def products_line(precision: str, coverage: Mapping[str, Any]) -> str:
+    """How many matrix products a precision changed."""
+    if precision == "fp32":
+        return "all matrix products in fp32"
+    return f"{coverage['products']} matrix products in {precision}"
+
+
+def _coverage(precision: str, report: Mapping[str, Any]) -> str:
     coverage, recipe = report["coverage"], report["recipe"]
-    parts = [f"{coverage['products']} products coded"]
+    parts = [products_line(precision, coverage)]
     if coverage["products_4bit"]:
-        parts.append(f"{coverage['products_4bit']} of them in 4 bits")
+        parts.append(f"{coverage['products_4bit']} of them with 4-bit weights")
     if coverage["smoothed"]:
-        parts.append(f"{coverage['smoothed']} inputs smoothed")
+        parts.append(f"{coverage['smoothed']} of their inputs balanced by --calibrate")
     if coverage["kept"]:
         parts.append(f"in fp32: {', '.join(coverage['kept'])}")
     return "; ".join([*parts, f"embedding tables {recipe['embedding']}"])
@@ -74,14 +86,51 @@ def _proof(report: Mapping[str, Any]) -> str:
     real = report["real_difference"]
     weights = "not run on the weights" if real is None else f"{real} on the weights"
     twin = report["twin_difference"]
-    return f"device + server = whole model: difference {twin} on a twin, {weights}"
-
-
-def _accuracy(close: Mapping[str, Any]) -> str:
     return (
-        f"relative error {close['relative_error']:.2g}, worst token {close['worst_token']:.2g}, "
+        f"device + server = whole model: difference {twin} on a random model of the same "
+        f"shape, {weights}"
+    )
+
+
+def _accuracy(close: Mapping[str, Any], limit: str = "") -> str:
+    return (
+        f"relative error {close['relative_error']:.2g}{limit}, "
+        f"worst token {close['worst_token']:.2g}, "
         f"cosine mean {close['cosine_mean']:.5f}, least {close['cosine_min']:.5f}"
     )
+
+
+def _limit(request: Request) -> str:
+    if request.max_error is not None:
+        return f" (your --max-error: {request.max_error:g})"
+    return f" (limit of {request.precision}: {MAX_ERROR[request.precision]:g})"
+
+
+def _closer(manifest: Manifest) -> list[str]:
+    """How to come closer, where the error is more than half of what the precision may cost."""
+    report, precision = manifest.report, manifest.precision
+    large = report["relative_error"] > MAX_ERROR[precision] / 2
+    if precision == "fp32" or not large or report["recipe"]["calibration"] is not None:
+        return []
+    other = "fp32" if precision == "int8-hq" else "int8-hq"
+    return [f"Closer:    --calibrate FILE.jsonl, or --precision {other}"]
+
+
+def _next_commands(result: Result, request: Request) -> list[str]:
+    """A server takes a bundle when it knows the base model."""
+    base, bundle = result.manifest.base_model, shlex.quote(str(result.directory))
+    here = base.revision is None
+    source = str(Path(request.model).resolve()) if here else request.model
+    add = [base.id.rsplit("/", 1)[-1], source]
+    if request.revision is not None and not here:
+        add += ["--revision", request.revision]
+    if request.trust_remote_code:
+        add.append("--trust-remote-code")
+    return [
+        f"Next: splitfrozen-server models add {shlex.join(add)}",
+        f"      splitfrozen-server bundles add {bundle}",
+        f"      or from another machine: splitfrozen-bundle publish {bundle} --server URL",
+    ]
 
 
 def _blocks(report: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from splitfrozen.errors import ManifestError
 from splitfrozen.quantize import CODECS
 
 MANIFEST_NAME = "splitfrozen.json"
+_BESIDE = (MANIFEST_NAME, "splitfrozen.json.sha256", "splitfrozen.sig")  # what no manifest names
 FORMAT = 1
 PRECISIONS = ("fp32", "int8", "int8-hq", "int4", "int4-all")
 ARCHITECTURES = ("encoder", "decoder")
@@ -175,8 +176,8 @@ def _files(name: str, value: Any) -> dict[str, FileEntry]:
 
 
 def _file(name: str, entry: Any) -> FileEntry:
-    if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
-        raise ManifestError("bad_path", f"{MANIFEST_NAME}: {name[:80]!r} is not a plain file name")
+    if not _FILE_NAME.fullmatch(name) or name in _BESIDE:
+        raise ManifestError("bad_path", f"{MANIFEST_NAME}: {name[:80]!r} is no name for a file")
     if not isinstance(entry, dict) or set(entry) != {"sha256", "size"}:
         raise _wrong(f"files.{name}", "needs exactly sha256 and size")
     return FileEntry(

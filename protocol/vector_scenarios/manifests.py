@@ -73,6 +73,14 @@ def manifest_vectors() -> Iterator[tuple[str, Vector]]:
     }.items():
         yield f"bad_path_{name}", entry("bad_path", path, raw(files={path: file}))
     yield "bad_path_manifest", entry("bad_path", "itself", raw(files={"splitfrozen.json": file}))
+    for name, path in {
+        "signature": "splitfrozen.sig",
+        "checksum": "splitfrozen.json.sha256",
+    }.items():
+        yield (
+            f"bad_path_{name}",
+            entry("bad_path", "made from the manifest", raw(files={path: file})),
+        )
     good = raw()
     for name, size in (("missing_file", None), ("hash_mismatch", 10)):
         vector = entry(name, "the file on disk", good)

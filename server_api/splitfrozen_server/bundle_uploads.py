@@ -6,18 +6,18 @@ Everything that can be refused is refused at the manifest, before hundreds of me
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import Request
 
-from splitfrozen.bundle import read_bundle
-from splitfrozen.errors import RefusedError
+from splitfrozen.errors import ManifestError, RefusedError
 from splitfrozen.manifest import MANIFEST_NAME, FileEntry, Manifest, bundle_id, parse_manifest
 from splitfrozen_server.database.tables import BundleRow
 from splitfrozen_server.incoming import Incoming, Staged
-from splitfrozen_server.publishing import MAX_MANIFEST, find_base, publish_files
+from splitfrozen_server.publishing import MAX_MANIFEST, find_base, publish_files, verify_files
 from splitfrozen_server.services import Services
 
 _PIECE = 1 << 20  # bytes that go to the disk at once
@@ -43,12 +43,13 @@ async def begin_upload(
         if await _published(services, tenant, bundle) is not None:
             return None, False
         found = await asyncio.to_thread(incoming.find, tenant, bundle)
-        if found is None:
-            _check_size(manifest, services.config.max_bundle)
-            await find_base(services, tenant, manifest)
+        if found is not None:
+            return found, False
+        _check_size(manifest, services.config.max_bundle)
+        await find_base(services, tenant, manifest)
+        async with services.upload_begins:  # else two could both be the last that fits
             await asyncio.to_thread(_check_room, services, incoming, manifest)
-        begun = await asyncio.to_thread(incoming.begin, tenant, bundle, raw, manifest)
-        return begun, found is None
+            return await asyncio.to_thread(incoming.begin, tenant, bundle, raw, manifest), True
 
 
 async def receive_file(
@@ -72,10 +73,11 @@ async def receive_file(
         return None, False
     target = staged.directory / name
     is_new = not target.exists()
-    _check_free(services, entry.size if is_new else 0)
-    with incoming.receive(entry) as body:
+    room = services.disk_room.promise(entry.size if is_new else 0)
+    with room as wrote, incoming.receive(entry) if is_new else incoming.compare(entry) as body:
         async for piece in _pieces(request, services.config.body_timeout, limit=entry.size):
             await asyncio.to_thread(body.write, piece)
+            wrote(len(piece))
         await asyncio.to_thread(body.keep, target)
     return staged, is_new
 
@@ -83,7 +85,9 @@ async def receive_file(
 async def finish_upload(services: Services, tenant: str, bundle: str) -> tuple[BundleRow, bool]:
     """Publish what has arrived; False with the row if it is published already.
 
-    Raises RefusedError `missing_file` naming what has not arrived; else as `publish_bundle`.
+    The upload stays as it is until the row is durable: whatever fails or kills this, no file has to
+    be sent again, but one that the disk spoiled. Raises RefusedError `missing_file` naming what has
+    not arrived; else as `publish_bundle`.
     """
     if (row := await _published(services, tenant, bundle)) is not None:
         return row, False
@@ -99,7 +103,11 @@ async def finish_upload(services: Services, tenant: str, bundle: str) -> tuple[B
             "missing_file", f"not uploaded yet: {', '.join(missing)}", details={"missing": missing}
         )
     raw = await asyncio.to_thread((staged.directory / MANIFEST_NAME).read_bytes)
-    return await publish_files(services, tenant, raw, lambda part, _: _take(staged.directory, part))
+    published = await publish_files(
+        services, tenant, raw, lambda part, manifest: _take(staged.directory, part, manifest)
+    )
+    await asyncio.to_thread(incoming.drop, tenant, bundle)
+    return published
 
 
 async def drop_upload(services: Services, tenant: str, bundle: str) -> None:
@@ -110,13 +118,32 @@ async def drop_upload(services: Services, tenant: str, bundle: str) -> None:
             raise _unknown(bundle)
 
 
-def _take(staged: Path, part: Path) -> None:
-    """Move an upload beside the published bundles and check it once more."""
+def _take(staged: Path, part: Path, manifest: Manifest) -> None:
+    """Give the files of an upload a second name beside the published bundles, and check them.
+
+    A file that is not what the manifest says is removed from the upload, so that it is sent again.
+    """
+    part.mkdir()
     try:
-        shutil.move(staged, part)
+        for name in (MANIFEST_NAME, *manifest.files):
+            _link(staged / name, part / name)
     except FileNotFoundError:
         raise _unknown(staged.name.rpartition(".")[2]) from None
-    read_bundle(part)
+    try:
+        verify_files(part, manifest)
+    except ManifestError as error:
+        if error.param is not None:
+            (staged / error.param).unlink(missing_ok=True)
+        raise
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 async def _read_manifest(request: Request, timeout: float) -> bytes:
@@ -174,18 +201,7 @@ def _check_room(services: Services, incoming: Incoming, manifest: Manifest) -> N
             "rate_limited", f"{len(others)} bundles are being uploaded; wait, or give one up"
         )
     size = sum(entry.size for entry in manifest.files.values())
-    _check_free(services, size + sum(other.outstanding() for other in others))
-
-
-def _check_free(services: Services, needed: int) -> None:
-    config = services.config
-    free = shutil.disk_usage(config.data_dir).free
-    if free < config.keep_free + needed:
-        raise RefusedError(
-            "insufficient_storage",
-            f"the server's disk has {free} bytes left; this needs {needed} and keeps "
-            f"{config.keep_free} free",
-        )
+    services.disk_room.check(size + sum(other.outstanding() for other in others))
 
 
 async def _published(services: Services, tenant: str, bundle: str) -> BundleRow | None:

@@ -72,6 +72,10 @@ class Incoming:
         self.root.mkdir(exist_ok=True)
         return Body(self.root / f"{secrets.token_hex(8)}{PART}", entry)
 
+    def compare(self, entry: FileEntry) -> Body:
+        """A body that must turn out to be `entry` and is written nowhere: it is there already."""
+        return Body(None, entry)
+
     def drop(self, tenant: str, bundle: str) -> bool:
         """Forget an upload; whether there was one."""
         place = self._place(tenant, bundle)
@@ -108,7 +112,7 @@ class Incoming:
 class Body:
     """One file while it arrives; gone at the end of its `with` unless it was kept."""
 
-    def __init__(self, part: Path, entry: FileEntry) -> None:
+    def __init__(self, part: Path | None, entry: FileEntry) -> None:
         self._part = part
         self._entry = entry
         self._state = hashlib.sha256()
@@ -116,6 +120,8 @@ class Body:
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> Body:
+        if self._part is None:
+            return self
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with _full_disk():
             self._stream = os.fdopen(os.open(self._part, flags, 0o600), "wb")
@@ -130,25 +136,27 @@ class Body:
         if self._stream is not None:
             with contextlib.suppress(OSError):  # a full disk was reported by `write`
                 self._stream.close()
-        self._part.unlink(missing_ok=True)
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
 
     def write(self, piece: bytes) -> None:
         """Take the next bytes. Raises RefusedError `hash_mismatch`, `insufficient_storage`."""
-        assert self._stream is not None
         self._size += len(piece)
         if self._size > self._entry.size:
             raise _wrong(f"has more than its {self._entry.size} bytes")
         self._state.update(piece)
-        with _full_disk():
-            self._stream.write(piece)
+        if self._stream is not None:
+            with _full_disk():
+                self._stream.write(piece)
 
     def keep(self, target: Path) -> None:
         """Make the file durable under its name. Raises RefusedError as `write`, `not_found`."""
-        assert self._stream is not None
         if self._size != self._entry.size:
             raise _wrong(f"has {self._size} bytes, not {self._entry.size}")
         if (found := self._state.hexdigest()) != self._entry.sha256:
             raise _wrong(f"has SHA-256 {found[:12]}…, not {self._entry.sha256[:12]}…")
+        if self._part is None or self._stream is None:
+            return
         with _full_disk():
             self._stream.flush()
             os.fsync(self._stream.fileno())

@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from splitfrozen.bundle import Bundle, check_manifest, read_bundle
+from splitfrozen.bundle import Bundle, check_manifest, verify_file
 from splitfrozen.errors import ManifestError, RefusedError
 from splitfrozen.manifest import MANIFEST_NAME, Manifest, bundle_id, parse_manifest
 from splitfrozen_server.base_models import list_base_models
@@ -61,11 +61,24 @@ async def publish_files(
         try:
             await asyncio.to_thread(_fill, fill, part, manifest)
             base_model = await find_base(services, tenant, manifest)
-            await asyncio.to_thread(_put_in_place, part, target)
+            if not (
+                target.exists() and await services.database.read(lambda s: _is_named(s, key[1]))
+            ):
+                await asyncio.to_thread(_put_in_place, part, target)
         finally:
             await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
         row = _row(tenant, base_model, Bundle(target, manifest, key[1]), raw)
         return await services.database.write(lambda session: _insert(session, row)), True
+
+
+def verify_files(directory: Path, manifest: Manifest) -> None:
+    """Compare every file with its entry. ManifestError has the file's name as `param`, no path."""
+    for name, entry in manifest.files.items():
+        try:
+            verify_file(directory / name, entry)
+        except ManifestError as error:
+            message = error.message.replace(str(directory / name), name)
+            raise ManifestError(error.code, message, param=name) from None
 
 
 async def find_base(services: Services, tenant: str, manifest: Manifest) -> BaseModelRow:
@@ -141,7 +154,7 @@ def _copy(source: Path, part: Path, raw: bytes, manifest: Manifest) -> None:
     (part / MANIFEST_NAME).write_bytes(raw)
     for name in manifest.files:
         _copy_file(source / name, part / name)
-    read_bundle(part)
+    verify_files(part, manifest)
 
 
 def _put_in_place(part: Path, target: Path) -> None:
@@ -181,6 +194,11 @@ def _row(tenant: str, base_model: BaseModelRow, bundle: Bundle, raw: bytes) -> B
         size=len(raw) + sum(entry.size for entry in manifest.files.values()),
         created_at=now(),
     )
+
+
+def _is_named(session: Session, bundle: str) -> bool:
+    """Whether a tenant has published the bundle: its directory serves all who have."""
+    return session.scalar(select(BundleRow.id).where(BundleRow.id == bundle).limit(1)) is not None
 
 
 def _insert(session: Session, row: BundleRow) -> BundleRow:

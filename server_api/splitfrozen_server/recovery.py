@@ -40,6 +40,11 @@ def recover(database: Database, blobs: BlobStore, config: ServerConfig) -> Recov
     parts += _delete_bundle_parts(config.bundle_dir)
     incoming = Incoming(config.incoming_dir)
     parts += incoming.delete_parts() + incoming.drop_stale()
+    parts += sum(
+        incoming.drop(tenant, name)  # a kill came between its row and its end
+        for tenant, name in database.read_sync(_bundle_keys)
+        if (config.bundle_dir / name).exists()
+    )
     published, needed = database.read_sync(_bundle_ids), database.read_sync(_digests)
     aside = config.orphan_dir
     returned = _move(
@@ -61,7 +66,7 @@ def recover(database: Database, blobs: BlobStore, config: ServerConfig) -> Recov
 
 
 def _delete_bundle_parts(bundle_dir: Path) -> int:
-    """Remove copies that publishing had not finished."""
+    """Remove copies that publishing had not finished; an upload keeps its own files."""
     parts = list(bundle_dir.glob(f"*{PART}"))
     for part in parts:
         shutil.rmtree(part)
@@ -95,6 +100,10 @@ def _free_name(path: Path) -> Path:
 
 def _bundle_ids(session: Session) -> set[str]:
     return set(session.scalars(select(BundleRow.id)))
+
+
+def _bundle_keys(session: Session) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in session.execute(select(BundleRow.tenant_id, BundleRow.id))]
 
 
 def _digests(session: Session) -> set[str]:

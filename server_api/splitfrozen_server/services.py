@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from splitfrozen_server.blobs import BlobStore
 from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.database.engine import Database
+from splitfrozen_server.disk_room import DiskRoom
 from splitfrozen_server.inspection import PrefixDigests
 from splitfrozen_server.locks import KeyedLocks
 from splitfrozen_server.metrics import Metrics
@@ -32,11 +33,14 @@ class Services:
     worker_state: str = "not started"  # for /ready: running | restarting | disabled
     upload_slots: asyncio.Semaphore = field(init=False)  # one for each shard body in memory
     inference_slots: asyncio.Semaphore = field(init=False)  # one for each body at the worker
+    disk_room: DiskRoom = field(init=False)  # for files of bundles
+    upload_begins: asyncio.Lock = field(default_factory=asyncio.Lock)  # one begins at a time
     digest_locks: KeyedLocks = field(default_factory=KeyedLocks)  # one upload of a digest at once
 
     def __post_init__(self) -> None:
         self.upload_slots = asyncio.Semaphore(self.config.upload_slots)
         self.inference_slots = asyncio.Semaphore(self.config.inference_slots)
+        self.disk_room = DiskRoom(self.config.data_dir, self.config.keep_free)
 
     async def close(self) -> None:
         """Finish writes and close connections."""

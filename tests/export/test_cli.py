@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from splitfrozen import Bundle, read_bundle
+from splitfrozen_export.request import Request, Result
+from splitfrozen_export.summary import summary_lines
 from tests.export.commands import PROGRAM, run
 from tests.tiny_models import write_tiny_model
 
@@ -70,7 +72,7 @@ def test_the_manifest_tells_what_was_made_and_how_well_it_measured(finished: Exp
     assert (report["coverage"]["products"], report["coverage"]["tables"]) == (6, 2)
 
 
-def test_an_fp32_export_for_a_person_ends_with_the_next_command(
+def test_an_fp32_export_for_a_person_ends_with_the_next_commands(
     wanted: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = tmp_path / "texts.txt"
@@ -80,12 +82,38 @@ def test_an_fp32_export_for_a_person_ends_with_the_next_command(
     options += ["--no-generation"]
     assert run(*wanted, "--output", target, *options) == 0
     output = capsys.readouterr().out
-    assert "difference 0.0 on a twin, 0.0 on the weights" in output
-    assert "relative error" in output
-    assert output.rstrip().endswith(f"Next: splitfrozen-server bundles add {target}")
+    assert "difference 0.0 on a random model of the same shape, 0.0 on the weights" in output
+    assert "(limit of fp32: 0.0001)" in output
+    assert "Closer:" not in output
+    assert output.splitlines()[-3:] == [
+        f"Next: splitfrozen-server models add opt {Path(str(wanted[1])).resolve()}",
+        f"      splitfrozen-server bundles add {target}",
+        f"      or from another machine: splitfrozen-bundle publish {target} --server URL",
+    ]
     manifest = read_bundle(target).manifest
     assert (manifest.wire, manifest.wire_codecs) == ("bf16", ("bf16", "fp32"))
     assert manifest.report["eval_text"] == "given"
+
+
+def test_a_large_error_is_shown_beside_its_limit_with_the_way_out(
+    finished: Export, wanted: list[object]
+) -> None:
+    manifest = finished.bundle.manifest
+    request = Request(str(wanted[1]), 1, finished.bundle.directory)
+
+    def lines(**measured: object) -> list[str]:
+        changed = replace(manifest, report={**manifest.report, **measured})
+        return summary_lines(Result(request.output, finished.bundle.id, changed), request)
+
+    closer = "Closer:    --calibrate FILE.jsonl, or --precision int8-hq"
+    assert any(
+        "relative error 0.041 (limit of int8: 0.08)" in x for x in lines(relative_error=0.041)
+    )
+    assert closer in lines(relative_error=0.041)
+    assert closer not in lines(relative_error=0.039)
+    calibrated = {**manifest.report["recipe"], "calibration": "0" * 64}
+    assert closer not in lines(relative_error=0.041, recipe=calibrated)
+    assert any("6 matrix products in int8" in line for line in lines())
 
 
 def test_an_error_above_the_limit_leaves_nothing(
@@ -95,8 +123,9 @@ def test_an_error_above_the_limit_leaves_nothing(
     options = ["--output", target, "--prove", "twin", "--max-error", 1e-4]
     assert run(*wanted, *options) == 1
     assert (
-        "limit of int8 0.0001; no bundle was written. Raise --max-error" in capsys.readouterr().err
-    )
+        "your --max-error 0.0001 (int8's own limit: 0.08); no bundle was written. "
+        "Try --calibrate FILE.jsonl, then --precision int8-hq, then a higher --max-error"
+    ) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

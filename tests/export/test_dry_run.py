@@ -83,3 +83,12 @@ def test_a_dry_run_leaves_even_what_a_killed_export_left(
     wanted = ["--model", tiny_model("opt"), "--cut", 1, "--output", tmp_path / "bundle"]
     assert run(*wanted, "--dry-run") == 0
     assert leftover.is_dir()
+
+
+def test_a_layer_that_does_not_exist_is_refused_at_once(
+    tiny_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["--model", tiny_model("opt"), "--cut", 1, "--output", tmp_path / "bundle"]
+    assert run(*wanted, "--dry-run", "--keep-fp", "no.such.layer") == 2
+    assert "no layer is called 'no.such.layer'" in capsys.readouterr().err
+    assert run(*wanted, "--dry-run", "--keep-fp", "fc1") == 0

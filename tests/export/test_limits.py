@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from splitfrozen import SplitFrozenError
-from splitfrozen_export.measure.limits import WORST_TOKEN, judge
+from splitfrozen_export.measure.limits import WORST_TOKEN, judge, judge_gap
 from splitfrozen_export.measure.verify import Report
 from splitfrozen_export.precision.quantize import MAX_ERROR
 from splitfrozen_export.request import Request
@@ -24,6 +24,18 @@ def test_every_precision_has_a_limit_of_its_own(precision: str) -> None:
     judge(replace(GOOD, relative_error=limit, worst_token=limit), request)
     with pytest.raises(SplitFrozenError, match=f"limit of {precision}"):
         judge(replace(GOOD, relative_error=limit * 1.01), request)
+
+
+def test_a_limit_of_the_user_is_called_so_and_the_best_way_out_comes_first() -> None:
+    calibrated = replace(INT8, max_error=0.001, calibrate=Path("rows.jsonl"))
+    with pytest.raises(SplitFrozenError) as refused:
+        judge(GOOD, calibrated)
+    assert "your --max-error 0.001 (int8's own limit: 0.08)" in refused.value.message
+    assert "Try --precision int8-hq, then a higher --max-error" in refused.value.message
+    with pytest.raises(SplitFrozenError, match="Try a higher --max-error"):
+        judge(GOOD, replace(INT8, precision="fp32"))
+    with pytest.raises(SplitFrozenError, match=r"limit of int4 0\.15.* Try --calibrate"):
+        judge_gap(0.2, 2.0, replace(INT8, precision="int4"))
 
 
 def test_one_token_that_is_far_off_is_enough() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def test_options_that_contradict_each_other_are_refused(
     Path("rows").write_text("text")
     assert run("--model", "/no/such/model", "--output", "bundle", *options) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cut_changes_nothing_of_a_whole_model_and_the_output_says_so(
+    tiny_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["--model", tiny_model("gpt2"), "--output", tmp_path / "home", "--whole", "--dry-run"]
+    assert run(*wanted) == 0
+    plain = capsys.readouterr().out
+    assert run(*wanted, "--cut", 2) == 0
+    assert capsys.readouterr().out == (
+        plain + "Note: --whole takes all blocks; --cut 2 changes nothing\n"
+    )
 
 
 def test_an_encoder_has_no_loss_to_measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -22,9 +23,16 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from splitfrozen.errors import CODES
-from splitfrozen.manifest import FileEntry
+from splitfrozen.errors import CODES, RefusedError
+from splitfrozen.manifest import FileEntry, parse_manifest
+from splitfrozen_server import publishing
+from splitfrozen_server.bundle_uploads import finish_upload
+from splitfrozen_server.config import ServerConfig
+from splitfrozen_server.database.tables import DEFAULT_TENANT
+from splitfrozen_server.disk_room import DiskRoom
 from splitfrozen_server.incoming import STALE, Incoming
+from splitfrozen_server.recovery import recover
+from splitfrozen_server.services import open_services
 from tests.server.conftest import FILES
 from tests.server.stack import ServerProcess, enrol, stored
 
@@ -304,9 +312,89 @@ def test_a_finished_file_that_the_disk_spoiled_is_not_published(
             put(admin, fresh, name)
         spoiled = server.data_dir / "incoming" / f"default.{id_of(fresh)}" / "device.onnx"
         spoiled.write_bytes(b"grapf")
-        refused(finish(admin, fresh), "hash_mismatch")
+        message = refused(finish(admin, fresh), "hash_mismatch")
+        assert "device.onnx has" in message and str(server.data_dir) not in message
         refused(admin.get(f"/v1/bundles/{id_of(fresh)}"), "not_found")
-        assert upload(admin, fresh).status_code == 201  # from the start
+        missing = put(admin, fresh, "splitfrozen.json").json()["missing"]
+        assert missing == ["device.onnx"]  # and no other file is sent again
+        assert upload(admin, fresh).status_code == 201
+
+
+async def publish_staged(config: ServerConfig, bundle: str) -> str:
+    """Publish as the server does, in this process."""
+    services = open_services(config)
+    try:
+        return (await finish_upload(services, DEFAULT_TENANT, bundle))[0].id
+    finally:
+        await services.close()
+
+
+@pytest.mark.parametrize("step", ["_flush", "find_base", "_put_in_place", "_insert"])
+def test_a_publish_that_fails_or_is_killed_anywhere_has_no_file_sent_again(
+    data_dir: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The exception stands in for a kill: it passes nothing that a kill would not; then a start."""
+    config = ServerConfig(data_dir=data_dir)
+    raw = (fresh / "splitfrozen.json").read_bytes()
+    manifest = parse_manifest(raw)
+    incoming = Incoming(config.incoming_dir)
+    staged = incoming.begin(DEFAULT_TENANT, id_of(fresh), raw, manifest)
+    for name in FILES:
+        shutil.copyfile(fresh / name, staged.directory / name)
+
+    def killed(*_: object) -> None:
+        raise KeyError(step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyError, match=step):
+        patch.setattr(publishing, step, killed)
+        if step != "_insert":  # else the rest of a copy would stay behind
+            patch.setattr(publishing.shutil, "rmtree", lambda *_, **__: None)
+        asyncio.run(publish_staged(config, id_of(fresh)))
+    for _ in range(2):
+        services = open_services(config)
+        recover(services.database, services.blobs, config)
+        asyncio.run(services.close())
+    found = incoming.find(DEFAULT_TENANT, id_of(fresh))
+    assert found is not None and found.missing() == []
+    assert asyncio.run(publish_staged(config, id_of(fresh))) == id_of(fresh)
+    assert not any(config.incoming_dir.iterdir())
+    assert not any(config.bundle_dir.glob("*.part"))
+
+
+def test_a_start_ends_an_upload_whose_bundle_is_published(data_dir: Path, bundle: str) -> None:
+    config = ServerConfig(data_dir=data_dir)
+    raw = (config.bundle_dir / bundle / "splitfrozen.json").read_bytes()
+    Incoming(config.incoming_dir).begin(DEFAULT_TENANT, bundle, raw, parse_manifest(raw))
+    services = open_services(config)
+    recover(services.database, services.blobs, config)
+    asyncio.run(services.close())
+    assert not any(config.incoming_dir.iterdir())
+
+
+def test_a_file_that_is_there_is_compared_and_not_written_again(tmp_path: Path) -> None:
+    incoming = Incoming(tmp_path)
+    entry = FileEntry(hashlib.sha256(b"graph").hexdigest(), 5)
+    with incoming.compare(entry) as body:
+        body.write(b"graph")
+        body.keep(tmp_path / "device.onnx")
+    assert not any(tmp_path.iterdir())
+    with incoming.compare(entry) as body, pytest.raises(RefusedError, match="SHA-256"):
+        body.write(b"grapf")
+        body.keep(tmp_path / "device.onnx")
+
+
+def test_bodies_at_once_are_not_promised_the_same_room(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    room = DiskRoom(tmp_path, keep_free=0)
+    with room.promise(free * 2 // 3) as wrote:
+        with pytest.raises(RefusedError) as full, room.promise(free * 2 // 3):
+            pass
+        assert full.value.code == "insufficient_storage"
+        wrote(free * 2 // 3)  # now the disk itself counts them
+        with room.promise(free // 3):
+            pass
+    with room.promise(free // 3):
+        pass
 
 
 def test_only_some_uploads_are_open_at_once(

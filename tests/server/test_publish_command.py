@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from splitfrozen.errors import RefusedError
+from splitfrozen.errors import RefusedError, SplitFrozenError
 from splitfrozen.manifest import FileEntry, bundle_id
+from splitfrozen_export.tools.publish import publish_bundle
 from splitfrozen_export.tools.server import ATTEMPTS, ServerConnection
+from splitfrozen_export.tools.tokens import find_token
 from tests.server.conftest import FILES
 from tests.server.stack import ServerProcess
 
@@ -208,6 +210,24 @@ def test_a_file_is_sent_again_from_its_start_after_a_busy_answer(
         assert connection.put_file("/x", tmp_path / "f", lambda _: None) == {"missing": []}
     assert moody.seen == [b"weights", b"weights"]
     assert waits == [3.0]  # what the server asked for
+
+
+def test_a_foreign_server_is_a_refusal(moody: Any, tmp_path: Path, write_bundle: Any) -> None:
+    write_bundle(tmp_path / "b", opset=20)
+    moody.answers = [200]
+    url = f"http://127.0.0.1:{moody.server_port}"
+    connection = ServerConnection(url, "t", wait=lambda _: None)
+    with connection, pytest.raises(RefusedError, match="no SplitFrozen server"):
+        publish_bundle(tmp_path / "b", connection, lambda _: None, lambda *_: None)
+
+
+@pytest.mark.parametrize("server", ["http://server.example", "http://10.0.0.1:8000"])
+def test_a_token_does_not_travel_in_the_clear_unless_allowed(server: str, tmp_path: Path) -> None:
+    with pytest.raises(SplitFrozenError, match="--allow-plain-http"):
+        find_token(server, "t", tmp_path)
+    assert find_token(server, "t", tmp_path, allow_plain_http=True) == "t"
+    for safe in ("https://server.example", "http://127.0.0.1:8000", "http://localhost"):
+        assert find_token(safe, "t", tmp_path) == "t"
 
 
 def test_a_server_that_stays_away_is_reported_after_some_attempts(moody: Any) -> None:

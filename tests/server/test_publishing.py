@@ -18,6 +18,7 @@ from splitfrozen.manifest import BaseModel
 from splitfrozen_server.base_models import register_model
 from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.database.tables import DEFAULT_TENANT, BaseModelRow
+from splitfrozen_server.publishing import publish_files
 from splitfrozen_server.services import open_services
 from tests.server.conftest import CUT, FILES
 from tests.server.stack import ServerProcess, enrol, stored
@@ -131,6 +132,29 @@ def test_manifest_with_a_path_for_a_name_is_refused(
     text = (bundle_dir / "splitfrozen.json").read_text()
     (tmp_path / "b" / "splitfrozen.json").write_text(text.replace('"device.onnx"', '"../x"'))
     refuse(server, tmp_path / "b", "bad_path")
+
+
+def test_a_directory_that_a_row_names_is_never_removed(data_dir: Path, bundle: str) -> None:
+    """Another tenant publishes the bundle that is being served."""
+
+    async def publish_again() -> bool:
+        services = open_services(ServerConfig(data_dir=data_dir))
+        try:
+            live = services.config.bundle_dir / bundle
+            (live / "served").touch()
+            raw = (live / "splitfrozen.json").read_bytes()
+            await services.database.write(add_tenant)
+            await publish_files(services, "other", raw, lambda part, _: part.mkdir())
+            return (live / "served").exists()
+        finally:
+            await services.close()
+
+    def add_tenant(session: Session) -> None:
+        model = session.scalars(select(BaseModelRow)).one()
+        columns = {c.key: getattr(model, c.key) for c in BaseModelRow.__mapper__.columns}
+        session.add(BaseModelRow(**{**columns, "tenant_id": "other", "id": "other"}))
+
+    assert asyncio.run(publish_again())
 
 
 def test_directory_without_a_manifest_is_refused(server: ServerProcess, tmp_path: Path) -> None:

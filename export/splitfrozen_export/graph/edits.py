@@ -46,7 +46,7 @@ def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     """
     if (known := graph.initializers.get(name)) is not None:
         held = known.const_value
-        if held is None or not np.array_equal(held.numpy(), array):
+        if held is None or not _same(held.numpy(), array):
             raise ValueError(f"the graph has another constant {name!r} already")
         return known
     tensor = ir.tensor(array, name=name)
@@ -55,6 +55,10 @@ def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     )
     graph.register_initializer(value)
     return value
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other)
 
 
 def add_integers(graph: ir.Graph, *numbers: int) -> ir.Value:

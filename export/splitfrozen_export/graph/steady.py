@@ -8,7 +8,7 @@ maximum: one last bit then moves hundreds of values, and some of them tip to ano
 So each such statistic of a token is rounded to its first 10 bits: the mean and the deviation of a
 norm, and the scale of a quantization. What differed in a last bit is then the same again, but for
 about one token in ten thousand, and a product forgets the noise of what came before it. The
-rounding changes a token's length by at most 1 in 2,000, far below the error of its codes.
+rounding changes a token's length by at most 1 in 1,000, far below the error of its codes.
 
 The norms are written out to get at their statistics. That also makes them faster than ONNX
 Runtime's own on the CPU. benchmarks/platforms.py counts what still differs.

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from splitfrozen.errors import ModelError
 from splitfrozen_export.split import ModelSource, prefix_digest
+from splitfrozen_export.split.probe import device_parameters
 from splitfrozen_export.split.stored import StoredParameter
 from splitfrozen_export.split.tasks import Task
 
@@ -28,6 +29,9 @@ WEIGHTS = "adapter_model.safetensors"
 DESCRIPTION = "splitfrozen.json"  # beside adapters that a SplitFrozen server trained
 _TASKS: dict[str, Task] = {"CAUSAL_LM": "causal_lm", "SEQ_CLS": "classification"}
 _PREFIX = "base_model.model."
+_WRAPPED = ".base_layer"  # what PEFT calls a layer inside its own: saved with a trained table
+_TOKENS = ".trainable_tokens_"
+_LORA = "which is not merged here; only LoRA and modules trained whole are"
 _BLOCK = re.compile(r"\.(\d+)\.")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -95,17 +99,21 @@ def check_base(adapter: Adapter, source: ModelSource) -> None:
 def check_shapes(adapter: Adapter, source: ModelSource, model: nn.Module) -> None:
     """Raise ModelError `base_model_mismatch` unless every tensor has its place in `model`.
 
-    `model` is the whole task model, and may be without values.
+    `model` is the whole task model, and may be without values. An adapter of single tokens is
+    refused with `model_not_supported`.
     """
     modules = dict(model.named_modules())
-    parameters = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    named = model.named_parameters(remove_duplicate=False)  # a tied head has its name too
+    parameters = {name: tuple(value.shape) for name, value in named}
     for name, shape in adapter.shapes.items():
+        if _TOKENS in name:
+            raise _refused(adapter.path, "trains single tokens (trainable_token_indices), " + _LORA)
         path, part = _split_lora(name)
         if part is None:  # a module that was trained whole
-            if name not in parameters:
-                raise _mismatch(adapter, source, f"it has {name}, which this model lacks")
-            if parameters[name] != shape:
-                raise _misfit(adapter, source, name, shape, parameters[name])
+            if path not in parameters:
+                raise _mismatch(adapter, source, f"it has {path}, which this model lacks")
+            if parameters[path] != shape:
+                raise _misfit(adapter, source, path, shape, parameters[path])
             continue
         module = modules.get(path)
         if module is None:
@@ -119,19 +127,59 @@ def check_shapes(adapter: Adapter, source: ModelSource, model: nn.Module) -> Non
             raise _misfit(adapter, source, name, shape, wanted)
 
 
-def check_upper(adapter: Adapter, cut: int) -> None:
-    """Raise ModelError `base_model_mismatch` when the adapter changes a block below the cut."""
-    blocks = (_BLOCK.search(name) for name in adapter.shapes)
-    lowest = min((int(match.group(1)) for match in blocks if match is not None), default=cut)
-    if lowest < cut:
-        raise ModelError(
-            "base_model_mismatch",
-            f"the adapter {adapter.path} changes block {lowest}, which lies below --cut {cut} and "
-            "runs on the device as it is; "
-            + (f"give --cut {lowest} or less, or " if lowest else "give ")
-            + "--whole",
-            param="adapter",
-        )
+def check_tied(adapter: Adapter, model: nn.Module) -> None:
+    """Raise ModelError `model_not_supported` when the adapter changes one use of a shared tensor.
+
+    PEFT trains the table or the head alone, but merged into the tensor that both read, the
+    change would reach the other too. `model` is as in `check_shapes`.
+    """
+    uses: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(parameter), []).append(name)
+    for names in uses.values():
+        changed = [name for name in names if _changes(adapter, name)]
+        if len(names) > 1 and changed:
+            others = ", ".join(name for name in names if name != changed[0])
+            raise _refused(
+                adapter.path,
+                f"changes {changed[0]}, which this model shares with {others} (tied embeddings): "
+                "merged, the change would reach both; train it without that module, or untie the "
+                "model first",
+            )
+
+
+def check_upper(adapter: Adapter, source: ModelSource, model: nn.Module, cut: int) -> None:
+    """Raise ModelError `base_model_mismatch` when the adapter changes what the device runs.
+
+    That is a block below the cut, or another parameter that the activations there depend on, as
+    the embeddings. `model` is as in `check_shapes`.
+    """
+    run = device_parameters(source.config, cut, code=source.code)
+    changed = sorted(
+        n for n in (f"{model.base_model_prefix}.{n}" for n in run) if _changes(adapter, n)
+    )
+    if not changed:
+        return
+    blocks = [int(match.group(1)) for match in map(_BLOCK.search, changed) if match is not None]
+    if len(blocks) < len(changed):
+        first = next(name for name in changed if _BLOCK.search(name) is None)
+        what, lower = f"{first}, which the device reads", 0
+    else:
+        lower = min(blocks)
+        what = f"block {lower}, which lies below --cut {cut} and runs on the device"
+    raise ModelError(
+        "base_model_mismatch",
+        f"the adapter {adapter.path} changes {what} as it is; "
+        + (f"give --cut {lower} or less, or " if lower else "give ")
+        + "--whole",
+        param="adapter",
+    )
+
+
+def _changes(adapter: Adapter, parameter: str) -> bool:
+    """Whether a tensor of the adapter is for the module of `parameter`, or is the parameter."""
+    paths = {_split_lora(name)[0] for name in adapter.shapes}
+    return parameter in paths or parameter.rpartition(".")[0] in paths
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> Any:
@@ -178,8 +226,8 @@ def _split_lora(name: str) -> tuple[str, str | None]:
     for mark in (".lora_", ".modules_to_save."):
         path, found, rest = name.partition(mark)
         if found == ".lora_":
-            return path, f"lora_{rest}"
-    return name, None
+            return path.replace(_WRAPPED, ""), f"lora_{rest}"
+    return name.replace(_WRAPPED, ""), None
 
 
 def _ends(module: nn.Module) -> tuple[int, int] | None:

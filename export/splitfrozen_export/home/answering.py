@@ -187,6 +187,18 @@ class ServerHalf(Answering):
         return fed | dict(zip(upper_past_names(self.cut, len(self.forms)), past, strict=True))
 
 
+def restore_padding(config: Any, declared: Any) -> None:
+    """Give `config` the padding ids of the checkpoint's `declared` configuration again.
+
+    A model of text and images has one in its inner configuration of the text too.
+    """
+    for changed, original in (
+        (config, declared),
+        (config.get_text_config(), declared.get_text_config()),
+    ):
+        changed.pad_token_id = getattr(original, "pad_token_id", None)
+
+
 _PADDING = -1
 _EXAMPLE = 3  # new tokens of an example to trace with
 

@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splitfrozen.errors import SplitFrozenError
 from splitfrozen_export.home.answering import Answering
 from splitfrozen_export.measure.batches import Ids
+from splitfrozen_export.measure.limits import judge_logits
+from splitfrozen_export.request import Request
 
 # Largest relative error of the logits that is accepted unless the user says more. Measured on
 # held-out text with a real small Llama, all 5 blocks and the head, plain (calibrated,
@@ -98,16 +99,9 @@ def run_both(
     return wanted, found
 
 
-def judge_home(report: HomeReport, precision: str, max_error: float | None) -> None:
+def judge_home(report: HomeReport, request: Request) -> None:
     """Raise SplitFrozenError `check_failed` when the answers are further off than allowed."""
-    limit = MAX_LOGIT_ERROR[precision] if max_error is None else max_error
-    if not report.relative_error <= limit:  # NaN fails too
-        raise SplitFrozenError(
-            "check_failed",
-            f"the logits' relative error {report.relative_error:.3g} is above the limit of "
-            f"{precision}, {limit:g}; nothing was written. Raise --max-error, or choose a closer "
-            "--precision",
-        )
+    judge_logits(report.relative_error, MAX_LOGIT_ERROR[request.precision], request)
 
 
 class _Tally:

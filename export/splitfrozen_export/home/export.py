@@ -16,7 +16,13 @@ from splitfrozen_export.bundle import draft_directory
 from splitfrozen_export.graph.fuse import fuse_graph
 from splitfrozen_export.graph.trace import opset_of
 from splitfrozen_export.home.adapter import merge_adapter
-from splitfrozen_export.home.answering import Answering, ServerHalf, WholeClassifier, WholeDecoder
+from splitfrozen_export.home.answering import (
+    Answering,
+    ServerHalf,
+    WholeClassifier,
+    WholeDecoder,
+    restore_padding,
+)
 from splitfrozen_export.home.calibrate import calibrate_answering
 from splitfrozen_export.home.check import compare_graph, judge_home
 from splitfrozen_export.home.directory import (
@@ -91,7 +97,7 @@ def _export(
         opset, coverage = _write_graph(plan, recipe, model, module, directory / graph, watch)
         watch.on_step(steps.COMPARE)
         report = compare_graph(directory / graph, module, plan.examples)
-        judge_home(report, request.precision, request.max_error)
+        judge_home(report, request)
         loss = _measure_loss(plan, module, directory / graph, watch)
         watch.on_step(WRITE)
         _write_around(plan, model, directory)
@@ -180,7 +186,7 @@ def _measure_loss(
 
 def _write_around(plan: HomePlan, model: Any, directory: Path) -> None:
     config = model.config
-    config.pad_token_id = getattr(plan.source.config, "pad_token_id", None)
+    restore_padding(config, plan.source.config)
     config.use_cache = plan.purpose.task == "causal_lm"
     write_config(config, directory, architecture=type(model).__name__, labels=plan.purpose.labels)
     if plan.purpose.task == "causal_lm":

@@ -13,6 +13,7 @@ from splitfrozen_export.home.adapter import (
     Adapter,
     check_base,
     check_shapes,
+    check_tied,
     check_upper,
     read_adapter,
 )
@@ -47,7 +48,13 @@ class HomePlan:
 
 def make_home_plan(request: Request) -> HomePlan:
     """Find and read everything but weights, and refuse what cannot be exported."""
-    check_target(request.output, force=request.force, marker=RECORD, kind=KIND)
+    check_target(
+        request.output,
+        force=request.force,
+        marker=RECORD,
+        kind=KIND,
+        recover=not request.dry_run,
+    )
     lines = read_lines(request.eval_text)
     rows = read_calibration(request.calibrate) if request.calibrate else ()
     adapter = read_adapter(request.adapter) if request.adapter is not None else None
@@ -61,9 +68,11 @@ def make_home_plan(request: Request) -> HomePlan:
     _require_next_tokens(request, source, purpose)
     if adapter is not None:
         check_base(adapter, source)
-        check_shapes(adapter, source, empty_model(source, purpose))
+        model = empty_model(source, purpose)
+        check_shapes(adapter, source, model)
+        check_tied(adapter, model)
         if not request.whole:
-            check_upper(adapter, request.cut)
+            check_upper(adapter, source, model, request.cut)
     text = read_text_side(source)
     preprocess = _preprocess(request, source, text)
     longest = min(_LONGEST, preprocess.max_length)

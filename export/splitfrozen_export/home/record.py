@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from splitfrozen.bundle import hash_file
 from splitfrozen_export.bundle import Draft
 from splitfrozen_export.precision.quantize import Coverage, Recipe
+from splitfrozen_export.summary import products_line
 
 if TYPE_CHECKING:
     from splitfrozen_export.home.check import HomeReport
@@ -40,23 +42,29 @@ class HomeResult:
         record, report = self.record, self.record["report"]
         size = sum(file["bytes"] for file in record["files"].values())
         adapter = record["adapter"]
-        what = "whole model" if record["kind"] == "whole" else f"blocks from {record['cut']} on"
+        whole, generates = record["kind"] == "whole", record["task"] == "causal_lm"
+        what = "whole model" if whole else f"blocks from {record['cut']} on"
         lines = [
             f"Wrote {self.directory} ({size / 1e6:.1f} MB): {record['base_model']}, {what}, "
             f"{record['precision']}",
-            f"  adapter    {adapter['path']} merged" if adapter else "  adapter    none",
+            f"  adapter    merged from {adapter['path']}" if adapter else "  adapter    none",
             f"  task       {record['task']}"
             + (f" ({', '.join(record['labels'])})" if record["labels"] else ""),
             f"  graph      {record['graph']}, opset {record['opset']}, "
-            f"{record['coverage']['products']} products coded",
+            f"{products_line(record['precision'], record['coverage'])}",
             f"  closeness  relative error of the logits {report['relative_error']:.2g}; same "
-            f"choice as torch for {report['same_choice']:.1%} of {report['compared']}",
+            f"choice as torch for {report['same_choice']:.1%} of {report['compared']} "
+            + ("tokens" if generates else "texts"),
         ]
         if loss := record["loss"]:
             lines.append(
                 f"  loss       {loss['exported']:.4f} nats per token, in torch "
                 f"{loss['torch']:.4f} ({loss['gap']:+.4f}), over {loss['tokens']} tokens"
             )
+        if whole and generates:
+            place = shlex.quote(str(self.directory))
+            example = f'Next: python examples/generate_on_device.py {place} "Once upon a time"'
+            lines += ["", example]
         return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen_export.measure.loss import LossReport
@@ -15,6 +15,8 @@ from splitfrozen_export.request import Request
 WORST_TOKEN = 4.0
 # Nats per token that a precision may cost a language model unless the user allows more.
 MAX_LOSS_GAP = {"fp32": 1e-3, "int8": 0.05, "int8-hq": 0.02, "int4": 0.15, "int4-all": 0.3}
+# The next precision to try when one is too far off.
+CLOSER = {"int8": "int8-hq", "int8-hq": "fp32", "int4": "int8-hq", "int4-all": "int4"}
 
 
 def judge(report: Report, request: Request, *, kept: Collection[str] = ()) -> None:
@@ -22,16 +24,15 @@ def judge(report: Report, request: Request, *, kept: Collection[str] = ()) -> No
 
     With layers `kept` in fp32, last bits may depend on a batch: their kernels are not exact.
     """
-    limit = MAX_ERROR[request.precision] if request.max_error is None else request.max_error
+    limit, named = _limit(MAX_ERROR, request, "--max-error", request.max_error)
     too_far = not report.relative_error <= limit  # NaN fails too
     if too_far or not report.worst_token <= WORST_TOKEN * limit:
         what = "relative error" if too_far else f"worst token, over {WORST_TOKEN:g} times the limit"
         raise SplitFrozenError(
             "check_failed",
             f"the graph is too far from the model ({what}): relative error "
-            f"{report.relative_error:.3g}, worst token {report.worst_token:.3g}, limit of "
-            f"{request.precision} {limit:g}; no bundle was written. Raise --max-error, or choose a "
-            "closer --precision",
+            f"{report.relative_error:.3g}, worst token {report.worst_token:.3g}, {named}; no "
+            f"bundle was written. {advice(request, '--max-error')}",
         )
     changed = max(report.neighbour_difference, report.later_token_difference or 0)
     if request.precision == "int8" and not kept and changed != 0:
@@ -44,13 +45,13 @@ def judge(report: Report, request: Request, *, kept: Collection[str] = ()) -> No
 
 def judge_past(report: CachedReport, request: Request) -> None:
     """Raise SplitFrozenError `check_failed` when generating is further off than is allowed."""
-    limit = MAX_ERROR[request.precision] if request.max_error is None else request.max_error
+    limit, named = _limit(MAX_ERROR, request, "--max-error", request.max_error)
     if not report.relative_error <= limit:
         raise SplitFrozenError(
             "check_failed",
             f"generating token by token is too far from the model: relative error "
-            f"{report.relative_error:.3g}, limit of {request.precision} {limit:g}; no bundle was "
-            "written. Export with --no-generation, or raise --max-error",
+            f"{report.relative_error:.3g}, {named}; no bundle was written. "
+            f"{advice(request, '--max-error')}; or leave this out with --no-generation",
         )
 
 
@@ -61,13 +62,39 @@ def judge_loss(loss: LossReport, request: Request) -> None:
 
 def judge_gap(gap: float, whole: float, request: Request) -> None:
     """The same for a `gap` in nats per token above the `whole` model's loss in fp32."""
-    limit = request.max_loss_gap
-    if limit is None:
-        limit = MAX_LOSS_GAP[request.precision]
+    limit, named = _limit(MAX_LOSS_GAP, request, "--max-loss-gap", request.max_loss_gap)
     if not gap <= limit:
         raise SplitFrozenError(
             "check_failed",
             f"{request.precision} costs {gap:.3g} nats per token (the whole model's loss is "
-            f"{whole:.4g}); the limit is {limit:g}; nothing was written. Raise --max-loss-gap, or "
-            "choose a closer --precision",
+            f"{whole:.4g}), {named}; nothing was written. {advice(request, '--max-loss-gap')}",
         )
+
+
+def judge_logits(error: float, own: float, request: Request) -> None:
+    """The same for the relative `error` of a model's logits; `own` is its precision's limit."""
+    limit, named = _limit({request.precision: own}, request, "--max-error", request.max_error)
+    if not error <= limit:
+        raise SplitFrozenError(
+            "check_failed",
+            f"the logits are too far from the model: relative error {error:.3g}, {named}; nothing "
+            f"was written. {advice(request, '--max-error')}",
+        )
+
+
+def advice(request: Request, option: str) -> str:
+    """What to try when a graph is above the limit that `option` sets, the best first."""
+    ways = [] if request.calibrate or request.precision == "fp32" else ["--calibrate FILE.jsonl"]
+    if request.precision in CLOSER:
+        ways.append(f"--precision {CLOSER[request.precision]}")
+    return f"Try {', then '.join([*ways, f'a higher {option}'])}"
+
+
+def _limit(
+    own: Mapping[str, float], request: Request, option: str, asked: float | None
+) -> tuple[float, str]:
+    """The limit that counts, and what a message calls it."""
+    usual = own[request.precision]
+    if asked is None:
+        return usual, f"limit of {request.precision} {usual:g}"
+    return asked, f"your {option} {asked:g} ({request.precision}'s own limit: {usual:g})"

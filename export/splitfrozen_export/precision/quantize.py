@@ -11,7 +11,7 @@ All but fp32 take SmoothQuant when a calibration is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -147,7 +147,12 @@ def kept_layers(products: Sequence[Product], patterns: frozenset[str]) -> frozen
 
     Raises ModelError `invalid_request` for a pattern that names none.
     """
-    layers = sorted({product.layer for product in products})
+    return match_layers({product.layer for product in products}, patterns)
+
+
+def match_layers(names: Iterable[str], patterns: Iterable[str]) -> frozenset[str]:
+    """Those of the layers `names` that `patterns` name; raises what `kept_layers` raises."""
+    layers = sorted(names)
     kept: set[str] = set()
     for pattern in sorted(patterns):
         named = [name for name in layers if fnmatchcase(f".{name}", f"*.{pattern}")]

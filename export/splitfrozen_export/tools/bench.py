@@ -65,7 +65,14 @@ def bench_lines(found: dict[str, Any]) -> list[str]:
 
 def _measure(directory: Path, threads: int, rounds: int) -> dict[str, Any]:
     command = [sys.executable, "-m", _CHILD, str(directory.absolute()), str(threads), str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * _MINUTES)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * _MINUTES)
+    except subprocess.TimeoutExpired:
+        raise SplitFrozenError(
+            "check_failed",
+            f"{directory} cannot be timed: {rounds} rounds on {threads} threads took more than "
+            f"{_MINUTES} minutes; give fewer --rounds",
+        ) from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
         raise SplitFrozenError("check_failed", f"{directory} cannot be timed: {lines[-1]}")

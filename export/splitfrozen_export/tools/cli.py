@@ -186,6 +186,11 @@ def bench(bundle: Path, threads: tuple[int, ...], rounds: int, output_format: st
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
     help="Certificate that signs the server's, if it is your own.",
 )
+@click.option(
+    "--allow-plain-http",
+    is_flag=True,
+    help="Send the token to another machine without encryption: only in a network that you trust.",
+)
 @_format_option
 def publish(
     bundle: Path,
@@ -193,6 +198,7 @@ def publish(
     token: str | None,
     data_dir: Path,
     ca: Path | None,
+    allow_plain_http: bool,
     output_format: str,
 ) -> None:
     """Upload BUNDLE to a server, which publishes it when all of it has arrived.
@@ -211,9 +217,10 @@ def publish(
     from splitfrozen_export.tools.server import ServerConnection
     from splitfrozen_export.tools.tokens import find_token
 
+    found_token = find_token(server, token, data_dir, allow_plain_http=allow_plain_http)
     with (
         show_progress(STEPS) as shown,
-        ServerConnection(server, find_token(server, token, data_dir), ca=ca) as connection,
+        ServerConnection(server, found_token, ca=ca) as connection,
     ):
         found = publish_bundle(bundle, connection, shown.on_step, shown.on_part)
     _print(output_format, lambda: found, lambda: published_lines(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +23,9 @@ class Difference:
     first: str  # bundle ids
     second: str
     fields: dict[str, Change] = field(default_factory=dict)  # of the manifest, without files
-    files: dict[str, Change] = field(default_factory=dict)  # name -> sizes
+    files: dict[str, Change] = field(default_factory=dict)  # name -> sizes, or hashes
     ops: dict[str, Change] = field(default_factory=dict)  # "device.onnx Add" -> counts
+    nodes: dict[str, Change] = field(default_factory=dict)  # "device.onnx" -> digests of wiring
     tensors: dict[str, Change] = field(default_factory=dict)  # "device.onnx NAME" -> forms
     outputs: dict[str, Any] | None = None  # closeness of `hidden`, or why it was not compared
 
@@ -45,7 +47,7 @@ def compare_bundles(first: Path, second: Path, *, run: bool) -> Difference:
     found.fields = _changes(_fields(a), _fields(b))
     sizes = [{n: (e.size, e.sha256) for n, e in bundle.manifest.files.items()} for bundle in (a, b)]
     changed = _changes(*sizes)
-    found.files = {name: (x and x[0], y and y[0]) for name, (x, y) in changed.items()}
+    found.files = {name: _sizes(x, y) for name, (x, y) in changed.items()}
     for name in sorted(n for n in sizes[0].keys() | sizes[1].keys() if n.endswith(".onnx")):
         _compare_graphs(found, name, *(_graph(bundle, name) for bundle in (a, b)))
     if run:
@@ -67,6 +69,7 @@ def diff_lines(found: Difference) -> list[str]:
         ("Manifest", found.fields),
         ("Files (bytes)", found.files),
         ("Operators", found.ops),
+        ("Wiring", found.nodes),
         ("Tensors", found.tensors),
     ):
         lines.append(f"{title}: {len(changes) or 'no'} difference{'s' * (len(changes) != 1)}")
@@ -107,8 +110,25 @@ def _graph(bundle: Bundle, name: str) -> Graph | None:
 def _compare_graphs(found: Difference, name: str, a: Graph | None, b: Graph | None) -> None:
     ops = _changes(a.ops if a else {}, b.ops if b else {})
     found.ops |= {f"{name} {op}": change for op, change in ops.items()}
+    if a and b and _wiring(a) != _wiring(b):
+        found.nodes[name] = (_wiring(a), _wiring(b))
     tensors = _changes(_contents(a), _contents(b))
     found.tensors |= {f"{name} {tensor}": change for tensor, change in tensors.items()}
+
+
+def _sizes(a: tuple[int, str] | None, b: tuple[int, str] | None) -> Change:
+    """The sizes of a file; where they are equal, the starts of its hashes."""
+    if a and b and a[0] == b[0]:
+        return a[1][:8], b[1][:8]
+    return a and a[0], b and b[0]
+
+
+def _wiring(graph: Graph) -> str:
+    """Digest of inputs, outputs and nodes in their order, with attributes and what they connect."""
+    body = graph.model.graph
+    parts = [*body.input, *body.output, *body.node]
+    listed = [item.SerializeToString(deterministic=True).hex() for item in parts]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:8]
 
 
 def _contents(graph: Graph | None) -> dict[str, str]:

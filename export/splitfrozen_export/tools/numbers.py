@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from splitfrozen.bundle import Bundle
-from splitfrozen.errors import SplitFrozenError
+from splitfrozen.errors import ManifestError, SplitFrozenError
 from splitfrozen.graph import DEVICE_GRAPH, DEVICE_WITH_PAST, HIDDEN, TOKENIZER
 from splitfrozen_export.measure.batches import Ids
 from splitfrozen_export.measure.texts import read_calibration, read_lines
@@ -27,7 +27,12 @@ def read_examples(bundle: Bundle, data: Path | None) -> list[list[int]]:
 
     rows = data is not None and data.suffix == ".jsonl"
     texts = read_calibration(data) if rows and data is not None else read_lines(data)
-    tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
+    try:
+        tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
+    except ManifestError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ManifestError("bad_manifest", f"{TOKENIZER} cannot be read: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     examples = [list(item.ids) for item in tokenizer.encode_batch(list(texts))]

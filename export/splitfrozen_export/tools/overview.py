@@ -193,7 +193,8 @@ def _report_lines(manifest: Manifest) -> list[str]:
         real = report.get("real_difference")
         weights = "" if real is None else f", {real} on the weights"
         lines.append(
-            f"Proof        device + server = whole model: difference {twin} on a twin{weights}"
+            "Proof        device + server = whole model: difference "
+            f"{twin} on a random model of the same shape{weights}"
         )
     return lines
 

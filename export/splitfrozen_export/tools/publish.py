@@ -36,11 +36,11 @@ def publish_bundle(
     sent, new = 0, False
     for attempt in range(_ROUNDS):
         state = server.put(f"{place}/files/{MANIFEST_NAME}", raw)
-        if not state["published"]:
+        if not _field(state, "published", bool, server):
             new = True
             try:
                 on_step(STEPS[2])
-                sent += _send(directory, state["missing"], place, server, on_part)
+                sent += _send(directory, _missing(state, server), place, server, on_part)
                 on_step(STEPS[3])
             except RefusedError as error:
                 if error.code != "not_found" or attempt == _ROUNDS - 1:
@@ -49,6 +49,8 @@ def publish_bundle(
         published = server.post(f"{place}/publish")
         break
     key = server.get("/version").get("bundle_key")
+    for name in ("id", "base_model", "cut", "precision"):
+        _field(published, name, object, server)
     return {**published, "new": new, "sent": sent, "server": server.server, "bundle_key": key}
 
 
@@ -78,6 +80,20 @@ def _send(
         server.put_file(f"{place}/files/{name}", directory / name, report)
         done += (directory / name).stat().st_size
     return done
+
+
+def _missing(state: dict[str, Any], server: ServerConnection) -> list[str]:
+    names = _field(state, "missing", list, server)
+    return [str(name) for name in names]
+
+
+def _field(answer: dict[str, Any], name: str, kind: type, server: ServerConnection) -> Any:
+    """A field of an answer; whoever answers without it speaks another protocol."""
+    if name not in answer or not isinstance(answer[name], kind):
+        raise RefusedError(
+            "invalid_request", f"{server.server} is no SplitFrozen server: its answer lacks {name}"
+        )
+    return answer[name]
 
 
 def _report(on_part: OnPart, before: int, total: int, sent: int) -> None:

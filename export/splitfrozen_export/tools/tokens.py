@@ -9,13 +9,23 @@ from urllib.parse import urlsplit
 from splitfrozen.errors import SplitFrozenError
 
 
-def find_token(server: str, token: str | None, data_dir: Path) -> str:
+def find_token(
+    server: str, token: str | None, data_dir: Path, *, allow_plain_http: bool = False
+) -> str:
     """`token`, or for a server on this machine what it wrote to admin.token in `data_dir`.
 
-    Whoever answers at another address must not be handed this machine's secret. Raises
-    SplitFrozenError `invalid_request` when there is none.
+    Whoever answers at another address must not be handed this machine's secret, and nobody on the
+    way must read one. Raises SplitFrozenError `invalid_request` when there is none, or when it
+    would travel in the clear to another machine without `allow_plain_http`.
     """
     if token:
+        if not (allow_plain_http or urlsplit(server).scheme == "https" or _is_this_machine(server)):
+            raise SplitFrozenError(
+                "invalid_request",
+                f"a token would travel to {server} where everybody on the way can read it: use "
+                "https://, or allow it with --allow-plain-http",
+                param="server",
+            )
         return token
     path = data_dir / "admin.token"
     if not _is_this_machine(server):

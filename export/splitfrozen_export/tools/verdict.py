@@ -104,7 +104,11 @@ def _check_signature(verdict: Verdict, directory: Path, raw: bytes, wishes: Wish
 def _check_numbers(verdict: Verdict, bundle: Bundle, wishes: Wishes) -> None:
     from splitfrozen_export.tools import numbers
 
-    examples = numbers.read_examples(bundle, wishes.data)
+    examples: list[list[int]] = []
+
+    def tokenizer() -> Iterator[str]:
+        examples.extend(numbers.read_examples(bundle, wishes.data))
+        yield from ()
 
     def company() -> Iterator[str]:
         found = numbers.invariance(bundle, examples)
@@ -131,6 +135,9 @@ def _check_numbers(verdict: Verdict, bundle: Bundle, wishes: Wishes) -> None:
         verdict.checked.append("token by token against whole texts")
         yield from numbers.decoding_faults(bundle, error)
 
+    _collect(verdict, tokenizer)
+    if not verdict.ok:
+        return
     _collect(verdict, company)
     if DEVICE_WITH_PAST in bundle.manifest.files and verdict.ok:
         _collect(verdict, decoding)

@@ -24,7 +24,7 @@ def write_adapter(
     directory: Path,
     task: str = "CAUSAL_LM",
     *,
-    layers: tuple[int, ...] = (2, 3),
+    layers: tuple[int, ...] | None = (2, 3),  # None: wherever the modules are
     num_labels: int = 3,
     **fields: Any,
 ) -> Path:
@@ -33,7 +33,9 @@ def write_adapter(
     torch.manual_seed(1)
     base = base_model(model, task, num_labels)
     config = LoraConfig(
-        layers_to_transform=list(layers), fan_in_fan_out=base.config.model_type == "gpt2", **fields
+        layers_to_transform=None if layers is None else list(layers),
+        fan_in_fan_out=base.config.model_type == "gpt2",
+        **fields,
     )
     peft = get_peft_model(base, config)
     with torch.no_grad():

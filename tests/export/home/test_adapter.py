@@ -12,10 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from splitfrozen.errors import ModelError
-from splitfrozen_export.home.adapter import check_base, check_shapes, read_adapter
+from splitfrozen_export.home.adapter import (
+    check_base,
+    check_shapes,
+    check_tied,
+    check_upper,
+    read_adapter,
+)
 from splitfrozen_export.home.task import Purpose, choose_purpose, empty_model
 from splitfrozen_export.split import ModelSource, prefix_digest, resolve_model
 from tests.export.home.adapters import write_adapter
+from tests.tiny_models import write_tiny_model
+
+_SAVES_TABLE = "ignore:Setting `save_embedding_layers` to `True`"
 
 
 @pytest.fixture
@@ -33,10 +42,14 @@ def change(adapter: Path, **fields: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def check(adapter: Path, source: ModelSource) -> None:
+def check(adapter: Path, source: ModelSource, cut: int | None = None) -> None:
     found = read_adapter(adapter)
     check_base(found, source)
-    check_shapes(found, source, empty_model(source, choose_purpose(source, found)))
+    model = empty_model(source, choose_purpose(source, found))
+    check_shapes(found, source, model)
+    check_tied(found, model)
+    if cut is not None:
+        check_upper(found, source, model, cut)
 
 
 def test_an_adapter_of_the_model_is_accepted(adapter: Path, source: ModelSource) -> None:
@@ -133,3 +146,62 @@ def test_labels_are_counted_in_the_trained_head(
     adapter = write_adapter(model, tmp_path / "adapter", "SEQ_CLS", layers=(1,), num_labels=7)
     found = choose_purpose(resolve_model(model), read_adapter(adapter))
     assert found == Purpose("classification", 7, ())
+
+
+@pytest.fixture
+def untied(tmp_path: Path) -> Path:
+    return write_tiny_model(
+        "llama", tmp_path / "untied", num_hidden_layers=2, tie_word_embeddings=False
+    )
+
+
+def test_new_embeddings_are_refused_where_the_device_reads_the_old_ones(
+    untied: Path, tmp_path: Path
+) -> None:
+    adapter = write_adapter(
+        untied, tmp_path / "adapter", layers=(1,), modules_to_save=["embed_tokens"]
+    )
+    check(adapter, resolve_model(untied))  # a whole model takes them
+    with pytest.raises(
+        ModelError, match=r"embed_tokens\.weight, which the device reads"
+    ) as refusal:
+        check(adapter, resolve_model(untied), cut=1)
+    assert refusal.value.code == "base_model_mismatch"
+
+
+def test_a_new_head_of_its_own_lies_above_the_cut(untied: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(untied, tmp_path / "adapter", layers=(1,), modules_to_save=["lm_head"])
+    check(adapter, resolve_model(untied), cut=1)
+
+
+@pytest.mark.filterwarnings(_SAVES_TABLE)
+def test_a_table_with_lora_and_its_base_beside_is_accepted(untied: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(
+        untied, tmp_path / "adapter", layers=None, target_modules=["q_proj", "embed_tokens"]
+    )
+    assert any(".base_layer." in name for name in read_adapter(adapter).shapes)
+    check(adapter, resolve_model(untied))
+
+
+@pytest.mark.filterwarnings(_SAVES_TABLE, "ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (
+            {"modules_to_save": ["lm_head"]},
+            r"lm_head\.weight, which this model shares with model\.embed_tokens\.weight",
+        ),
+        (
+            {"target_modules": ["q_proj", "embed_tokens"], "layers": None},
+            r"embed_tokens\.weight, which this model shares with lm_head\.weight",
+        ),
+        ({"trainable_token_indices": [3, 5]}, "trains single tokens"),
+    ],
+)
+def test_a_change_of_one_use_of_a_tied_table_is_refused_for_that_reason(
+    stories: Path, tmp_path: Path, fields: dict[str, Any], reason: str
+) -> None:
+    adapter = write_adapter(stories, tmp_path / "adapter", **fields)
+    with pytest.raises(ModelError, match=reason) as refusal:
+        check(adapter, resolve_model(stories))
+    assert refusal.value.code == "model_not_supported"

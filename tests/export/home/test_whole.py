@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from examples.generate_on_device import generate
+from examples.generate_on_device import generate, main
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen_export.home import HomeResult
 from tests.export.home.adapters import stock_answers, write_adapter
@@ -61,6 +61,35 @@ def test_the_example_generates_the_tokens_of_stock_transformers(
     )
     found = generate(str(gpt2_home.directory), "the rain in town", 16)
     assert found == tokenizer.decode(stock[0], skip_special_tokens=True)
+
+
+def test_the_example_says_how_it_is_used_and_what_it_needs(
+    gpt2_home: HomeResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            main(list(arguments))
+        assert left.value.code == 2
+        return capsys.readouterr().err
+
+    assert "Usage: python generate_on_device.py DIRECTORY" in refusal("--help")
+    assert "export.json is missing" in refusal(str(tmp_path), "text")
+    record = gpt2_home.record | {"kind": "whole", "task": "classification"}
+    (tmp_path / "export.json").write_text(json.dumps(record))
+    assert "holds a whole model for classification" in refusal(str(tmp_path), "text")
+    (tmp_path / "splitfrozen.json").write_text("{}")
+    assert "a bundle, which holds only the first blocks" in refusal(str(tmp_path), "text")
+    main([str(gpt2_home.directory), "the rain"])
+    assert capsys.readouterr().out.startswith("the rain")
+
+
+def test_a_person_is_told_how_to_generate(gpt2_home: HomeResult, gpt2_adapter: Path) -> None:
+    lines = gpt2_home.summary_lines()
+    assert f"  adapter    merged from {gpt2_adapter}" in lines
+    assert any(line.endswith(" tokens") and "same choice" in line for line in lines)
+    assert lines[-1].startswith(
+        f"Next: python examples/generate_on_device.py {gpt2_home.directory} "
+    )
 
 
 def test_a_tied_table_is_stored_once(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
+from splitfrozen.bundle import CHECKSUM_NAME, checksum_bytes
+from splitfrozen.errors import SplitFrozenError
+from splitfrozen.manifest import FileEntry, manifest_bytes, parse_manifest
+from splitfrozen_export.tools import bench
 from splitfrozen_export.tools.cli import bundle_command
 from tests.edge.tiny_bundle import embedding, write_bundle
 from tests.export.tools.conftest import Done
@@ -41,6 +48,34 @@ def test_a_damaged_bundle_is_not_timed(run: Run, copy: Path) -> None:
     done = run("bench", copy, "--threads", 1)
     assert done.code == 1
     assert "cannot be timed" in done.errors and "bytes, not" in done.errors
+
+
+def test_a_run_that_takes_too_long_is_a_failed_check(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_MINUTES", 1e-5)
+    with pytest.raises(SplitFrozenError, match="fewer --rounds") as failed:
+        bench.bench_bundle(small, [1], 1)
+    assert failed.value.code == "check_failed"
+
+
+def test_nodes_that_are_wired_otherwise_differ(run: Run, small: Path, copy: Path) -> None:
+    model = onnx.load(copy / "device.onnx", load_external_data=False)
+    model.graph.node[0].name = "x" * len(model.graph.node[0].name)
+    onnx.save(model, copy / "device.onnx")
+    raw = (copy / "splitfrozen.json").read_bytes()
+    content = (copy / "device.onnx").read_bytes()
+    old = parse_manifest(raw)
+    entry = FileEntry(hashlib.sha256(content).hexdigest(), len(content))
+    new = manifest_bytes(replace(old, files={**old.files, "device.onnx": entry}))
+    (copy / "splitfrozen.json").write_bytes(new)
+    (copy / CHECKSUM_NAME).write_bytes(checksum_bytes(new))
+    found = json.loads(run("diff", small, copy, "--no-run", "--format", "json").output)
+    assert found["ops"] == found["tensors"] == {}
+    assert list(found["nodes"]) == ["device.onnx"]
+    before, after = found["files"]["device.onnx"]
+    same_size = old.files["device.onnx"].size == entry.size
+    assert before != after and (not same_size or after == entry.sha256[:8])
 
 
 def test_timing_imports_no_torch(small: Path) -> None:

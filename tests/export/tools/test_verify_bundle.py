@@ -215,6 +215,15 @@ def test_generation_that_reads_another_past_is_refused(
     assert "generation would not see what training saw" in fault(run, copy)
 
 
+def test_a_tokenizer_that_cannot_be_read_is_a_fault_of_the_bundle(run: Run, copy: Path) -> None:
+    (copy / "tokenizer.json").write_bytes(b"{}")
+    seal(copy)
+    done = run("verify", copy, "--format", "json")
+    found = json.loads(done.output)
+    assert (done.code, found["ok"]) == (1, False)
+    assert any("tokenizer.json cannot be read" in fault for fault in found["faults"])
+
+
 def test_a_graph_that_cannot_run_is_refused(run: Run, copy: Path) -> None:
     def spoil(model: onnx.ModelProto) -> None:
         model.graph.node[0].op_type = "NoSuchOperator"
