@@ -7,6 +7,7 @@ A segment is streamed, so that what is traced later costs no memory for its weig
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ def build_graphs(plan: Plan, directory: Path, watch: steps.Watcher) -> Built:
     coverage = _finish(plan, model, segment, asked, watch)
     watch.on_step(steps.SAVE)
     _save(model, directory, watch)
-    del model  # its weights are on the disk now
+    _forget_weights(model)
     watch.on_step(steps.COMPARE)
     report, blocks = _compare(plan, directory, asked.reference, coverage)
     refusal = _add_past(plan, directory, segment, asked, opset, watch)
@@ -137,6 +138,7 @@ def _add_past(
     if not plan.generation:
         return None
     watch.on_step(steps.PAST)
+    gc.collect()  # what the comparison left
     try:
         model = export_cached_graph(segment, opset=opset)
     except ModelError as error:  # all else that a bundle is good for works without it
@@ -144,6 +146,12 @@ def _add_past(
     _finish(plan, model, segment, asked, watch)
     save_beside(model, directory)
     return None
+
+
+def _forget_weights(model: ir.Model) -> None:
+    """Let go of what is on the disk now; a graph is full of cycles that keep it in memory."""
+    for value in model.graph.initializers.values():
+        value.const_value = None
 
 
 def _is_block(name: str | None) -> bool:
