@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitfrozen.errors import DataError
-from splitfrozen_edge.rows import Source, read_rows
+from splitfrozen_edge.data.rows import Source, read_rows
 
 HELD_OUT = 0.2  # of the rows, where a file comes without a held-out one
 

@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Client": "splitfrozen_edge.client",
-    "DeviceSession": "splitfrozen_edge.session",
-    "Outbox": "splitfrozen_edge.outbox",
-    "PushReport": "splitfrozen_edge.report",
-    "PushRequest": "splitfrozen_edge.push",
+    "Client": "splitfrozen_edge.http.client",
+    "DeviceSession": "splitfrozen_edge.model.session",
+    "Outbox": "splitfrozen_edge.outbox.store",
+    "PushReport": "splitfrozen_edge.pushing.report",
+    "PushRequest": "splitfrozen_edge.pushing.file",
     "StateDirectory": "splitfrozen_edge.state",
-    "Tokenizer": "splitfrozen_edge.tokenizer",
-    "classify": "splitfrozen_edge.predict",
-    "push_file": "splitfrozen_edge.push",
-    "read_rows": "splitfrozen_edge.rows",
+    "Tokenizer": "splitfrozen_edge.data.tokenizer",
+    "classify": "splitfrozen_edge.inference.predict",
+    "push_file": "splitfrozen_edge.pushing.file",
+    "read_rows": "splitfrozen_edge.data.rows",
 }
 
 __all__ = [

@@ -66,3 +66,8 @@ def retry_option(default: float) -> Callable[[Callable[..., Any]], Callable[...,
         metavar="SECONDS",
         help="How long to wait for a server that is away.",
     )
+
+
+def warn(message: str) -> None:
+    """Tell the user without stopping; standard output stays for results."""
+    click.echo(f"Warning: {message}", err=True)

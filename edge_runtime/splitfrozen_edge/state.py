@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from splitfrozen_edge.outbox import Outbox
+from splitfrozen_edge.outbox.store import Outbox
 
 KEY_SIZE = 32  # bytes
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from splitfrozen import Shard, decode, encode, read_bundle
 from splitfrozen.graph import HIDDEN
 from splitfrozen.quantize import encode_hidden
-from splitfrozen_edge.session import DeviceSession
+from splitfrozen_edge.model.session import DeviceSession
 from splitfrozen_export.split import load_server_segment, lora_config, resolve_model, run_segment
 from tests.e2e.stack import export
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import pytest
 
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.retry import RetryPolicy
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.http.retry import RetryPolicy
 from splitfrozen_edge.state import Enrolment, StateDirectory
 from tests.edge.protocol_server import DEVICE_TOKEN, ProtocolServer, running_server
 from tests.edge.tiny_bundle import write_bundle

@@ -10,8 +10,8 @@ import pytest
 
 from splitfrozen import read_bundle
 from splitfrozen.errors import ManifestError, RefusedError
-from splitfrozen_edge.bundles import BundleStore, download
-from splitfrozen_edge.client import Client
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.model.bundles import BundleStore, download
 from splitfrozen_edge.state import StateDirectory, StateError
 from tests.edge.protocol_server import Fault, ProtocolServer
 from tests.edge.tiny_bundle import write_bundle

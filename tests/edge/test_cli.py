@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from splitfrozen.errors import DataError, ManifestError, RefusedError
-from splitfrozen_edge.cli import _is_loopback, main
+from splitfrozen_edge.cli import main
+from splitfrozen_edge.commands.enroll import _is_loopback
 from splitfrozen_edge.exits import describe
 from splitfrozen_edge.state import StateDirectory
 from tests.edge.conftest import write_sentences

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitfrozen.errors import CODES, RefusedError
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.refusals import TransientError, read_refusal
-from splitfrozen_edge.retry import RetryPolicy, parse_retry_after
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.http.refusals import TransientError, read_refusal
+from splitfrozen_edge.http.retry import RetryPolicy, parse_retry_after
 from splitfrozen_edge.state import StateError
 from tests.edge.conftest import NewClient
 from tests.edge.protocol_server import DEVICE_TOKEN, ENROL_TOKEN, Fault, ProtocolServer

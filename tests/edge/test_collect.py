@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from splitfrozen import Shard, decode, encode, read_bundle
 from splitfrozen.errors import DataError, ManifestError, QuantizeError
 from splitfrozen.quantize import encode_hidden
-from splitfrozen_edge.batches import plan_batches
-from splitfrozen_edge.collect import (
+from splitfrozen_edge.data.preprocess import Encoded
+from splitfrozen_edge.model.batches import plan_batches
+from splitfrozen_edge.model.session import DeviceSession
+from splitfrozen_edge.pushing.collect import (
     SHARD_BYTES,
     SHARD_EXAMPLES,
     Example,
@@ -26,8 +28,6 @@ from splitfrozen_edge.collect import (
     strip,
     without,
 )
-from splitfrozen_edge.preprocess import Encoded
-from splitfrozen_edge.session import DeviceSession
 from tests.edge.tiny_bundle import WIDTH, embedding, write_bundle
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from splitfrozen import read_bundle
 from splitfrozen.errors import DataError
-from splitfrozen_edge.collect import ShardHeader
-from splitfrozen_edge.examples import Preparer
-from splitfrozen_edge.preprocess import Preprocessor
-from splitfrozen_edge.rows import Source
-from splitfrozen_edge.tokenizer import Tokenizer
+from splitfrozen_edge.data.examples import Preparer
+from splitfrozen_edge.data.preprocess import Preprocessor
+from splitfrozen_edge.data.rows import Source
+from splitfrozen_edge.data.tokenizer import Tokenizer
+from splitfrozen_edge.pushing.collect import ShardHeader
 from tests.edge.conftest import write_sentences
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from splitfrozen.errors import DataError
-from splitfrozen_edge.labels import resolve_labels, sort_names
+from splitfrozen_edge.data.labels import resolve_labels, sort_names
 
 NAMES = ("negative", "positive")
 

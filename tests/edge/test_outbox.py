@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from splitfrozen_edge.exits import describe
-from splitfrozen_edge.outbox import NewShard, Outbox
+from splitfrozen_edge.outbox.store import NewShard, Outbox
 
 WRITER = """
 import sys
 from pathlib import Path
-from splitfrozen_edge.outbox import NewShard, Outbox
+from splitfrozen_edge.outbox.store import NewShard, Outbox
 
 outbox = Outbox(Path(sys.argv[1]))
 known = outbox.known_examples("ds")

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from splitfrozen import decode, digest, read_bundle
 from splitfrozen.errors import ModelError, QuantizeError, RefusedError
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.collect import Example, Outputs, ShardHeader
-from splitfrozen_edge.outbox import Entry, NewShard, Outbox
-from splitfrozen_edge.pipeline import Pipeline, Stopped
-from splitfrozen_edge.preprocess import Encoded
+from splitfrozen_edge.data.preprocess import Encoded
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.model.session import DeviceSession
+from splitfrozen_edge.outbox.store import Entry, NewShard, Outbox
 from splitfrozen_edge.progress import Silent
-from splitfrozen_edge.session import DeviceSession
+from splitfrozen_edge.pushing.collect import Example, Outputs, ShardHeader
+from splitfrozen_edge.pushing.pipeline import Pipeline, Stopped
 from splitfrozen_edge.state import StateDirectory
 from tests.edge.protocol_server import Fault, ProtocolServer
 from tests.edge.tiny_bundle import embedding, write_bundle

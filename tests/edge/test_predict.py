@@ -8,11 +8,11 @@ import pytest
 
 from splitfrozen import read_bundle
 from splitfrozen.errors import DataError, RefusedError
-from splitfrozen_edge.bundles import BundleStore
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.collect import SHARD_EXAMPLES
-from splitfrozen_edge.predict import choose_model_bundle, classify
-from splitfrozen_edge.rows import Row
+from splitfrozen_edge.data.rows import Row
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.inference.predict import choose_model_bundle, classify
+from splitfrozen_edge.model.bundles import BundleStore
+from splitfrozen_edge.pushing.collect import SHARD_EXAMPLES
 from splitfrozen_edge.state import StateDirectory, StateError
 from tests.edge.protocol_server import Fault, ProtocolServer
 from tests.edge.tiny_bundle import embedding, write_bundle
@@ -20,7 +20,7 @@ from tests.edge.tiny_bundle import embedding, write_bundle
 
 def expected(directory: Path, text: str) -> str:
     """What the test server answers for a text: the sign of its first token's first channel."""
-    from splitfrozen_edge.tokenizer import Tokenizer
+    from splitfrozen_edge.data.tokenizer import Tokenizer
 
     first = Tokenizer.from_file(directory / "tokenizer.json").encode_plain(text)[0]
     return "yes" if embedding()[first, 0] > 0 else "no"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from splitfrozen import read_bundle
 from splitfrozen.errors import DataError, ManifestError
-from splitfrozen_edge.preprocess import Preprocessor, cut_texts, cut_turns
-from splitfrozen_edge.template import ChatTemplate
-from splitfrozen_edge.tokenizer import Tokenizer
+from splitfrozen_edge.data.preprocess import Preprocessor, cut_texts, cut_turns
+from splitfrozen_edge.data.template import ChatTemplate
+from splitfrozen_edge.data.tokenizer import Tokenizer
 
 SIZES = st.integers(0, 20)
 

@@ -10,8 +10,8 @@ import pytest
 
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen.manifest import Preprocess
-from splitfrozen_edge.preprocess import Preprocessor
-from splitfrozen_edge.tokenizer import Tokenizer
+from splitfrozen_edge.data.preprocess import Preprocessor
+from splitfrozen_edge.data.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).parents[2] / "protocol" / "vectors" / "preprocess"
 VECTORS = sorted(FOLDER.glob("*.json"))

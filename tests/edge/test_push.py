@@ -12,8 +12,8 @@ import pytest
 from splitfrozen import digest, read_bundle
 from splitfrozen.errors import DataError, ManifestError, QuantizeError, RefusedError
 from splitfrozen.quantize import quantize_int8
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.push import PushRequest, push_file
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.pushing.file import PushRequest, push_file
 from splitfrozen_edge.state import StateDirectory, StateError
 from tests.edge.conftest import NewClient, write_sentences
 from tests.edge.protocol_server import Fault, ProtocolServer

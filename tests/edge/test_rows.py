@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from splitfrozen.errors import DataError
-from splitfrozen_edge.rows import Source, read_rows, survey
-from splitfrozen_edge.shapes import parse_fields
+from splitfrozen_edge.data.rows import Source, read_rows, survey
+from splitfrozen_edge.data.shapes import parse_fields
 
 FILES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda s: s.strip())

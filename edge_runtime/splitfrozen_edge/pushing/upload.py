@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from splitfrozen.errors import RefusedError
 from splitfrozen.wire import Shard, decode, digest, encode
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.collect import without
-from splitfrozen_edge.outbox import Entry, NewShard, Outbox
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.outbox.store import Entry, NewShard, Outbox
+from splitfrozen_edge.pushing.collect import without
 
 
 @dataclass

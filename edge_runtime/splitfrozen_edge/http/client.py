@@ -19,9 +19,9 @@ import httpx
 
 from splitfrozen.errors import RefusedError
 from splitfrozen.wire import PROTOCOL
-from splitfrozen_edge.compression import compress
-from splitfrozen_edge.refusals import GaveUpError, TransientError, read_refusal
-from splitfrozen_edge.retry import RetryPolicy
+from splitfrozen_edge.http.compression import compress
+from splitfrozen_edge.http.refusals import GaveUpError, TransientError, read_refusal
+from splitfrozen_edge.http.retry import RetryPolicy
 from splitfrozen_edge.state import StateError
 
 Json = dict[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from splitfrozen.errors import CODES, RefusedError
-from splitfrozen_edge.retry import RETRYABLE_STATUSES, parse_retry_after
+from splitfrozen_edge.http.retry import RETRYABLE_STATUSES, parse_retry_after
 
 _BY_STATUS = {
     401: "unauthorized",

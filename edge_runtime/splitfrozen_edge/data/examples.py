@@ -8,10 +8,10 @@ from typing import Any
 
 from splitfrozen.errors import DataError
 from splitfrozen.identity import example_id
-from splitfrozen_edge.collect import Example, ShardHeader, check_fits
-from splitfrozen_edge.complaints import Complaints
-from splitfrozen_edge.preprocess import Encoded, Preprocessor
-from splitfrozen_edge.rows import Row, Source, read_rows
+from splitfrozen_edge.data.complaints import Complaints
+from splitfrozen_edge.data.preprocess import Encoded, Preprocessor
+from splitfrozen_edge.data.rows import Row, Source, read_rows
+from splitfrozen_edge.pushing.collect import Example, ShardHeader, check_fits
 
 
 @dataclass

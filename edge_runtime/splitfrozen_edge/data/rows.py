@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from splitfrozen.errors import DataError
-from splitfrozen_edge.complaints import Complaints
-from splitfrozen_edge.records import read_records
-from splitfrozen_edge.shapes import Shape, detect_shape
+from splitfrozen_edge.data.complaints import Complaints
+from splitfrozen_edge.data.records import read_records
+from splitfrozen_edge.data.shapes import Shape, detect_shape
 
 
 @dataclass(frozen=True)

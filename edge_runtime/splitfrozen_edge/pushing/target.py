@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from splitfrozen.bundle import Bundle
-from splitfrozen_edge.bundles import BundleStore
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.collect import ShardHeader
-from splitfrozen_edge.outbox import Outbox
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.model.bundles import BundleStore
+from splitfrozen_edge.outbox.store import Outbox
+from splitfrozen_edge.pushing.collect import ShardHeader
 from splitfrozen_edge.state import StateError
 
 

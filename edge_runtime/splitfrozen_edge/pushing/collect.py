@@ -16,7 +16,7 @@ from splitfrozen.errors import DataError, QuantizeError
 from splitfrozen.graph import HIDDEN, HIDDEN_Q, SCALE
 from splitfrozen.quantize import encode_hidden, scale_width
 from splitfrozen.wire import MAX_BODY, Shard
-from splitfrozen_edge.preprocess import Encoded
+from splitfrozen_edge.data.preprocess import Encoded
 
 Outputs = Mapping[str, NDArray[Any]]  # graph output -> padded array [batch, seq, …]
 

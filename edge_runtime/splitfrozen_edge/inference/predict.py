@@ -12,10 +12,15 @@ from splitfrozen.bundle import Bundle
 from splitfrozen.errors import DataError, RefusedError
 from splitfrozen.graph import TOKENIZER
 from splitfrozen.wire import encode
-from splitfrozen_edge.batches import plan_batches
-from splitfrozen_edge.bundles import BundleStore
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.collect import (
+from splitfrozen_edge.data.complaints import Complaints
+from splitfrozen_edge.data.preprocess import Preprocessor
+from splitfrozen_edge.data.rows import Row
+from splitfrozen_edge.data.tokenizer import Tokenizer
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.model.batches import plan_batches
+from splitfrozen_edge.model.bundles import BundleStore
+from splitfrozen_edge.model.session import DeviceSession
+from splitfrozen_edge.pushing.collect import (
     Example,
     Piece,
     ShardBuilder,
@@ -24,12 +29,7 @@ from splitfrozen_edge.collect import (
     pad,
     strip,
 )
-from splitfrozen_edge.complaints import Complaints
-from splitfrozen_edge.preprocess import Preprocessor
-from splitfrozen_edge.rows import Row
-from splitfrozen_edge.session import DeviceSession
 from splitfrozen_edge.state import StateError
-from splitfrozen_edge.tokenizer import Tokenizer
 
 PRIVACY_NOTE = (
     "Whoever runs the server can reconstruct the text from what this sends: the first blocks run "

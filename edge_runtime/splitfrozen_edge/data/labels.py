@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from splitfrozen.errors import DataError
-from splitfrozen_edge.complaints import Complaints
+from splitfrozen_edge.data.complaints import Complaints
 
 
 def resolve_labels(

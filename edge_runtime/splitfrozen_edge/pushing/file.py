@@ -11,19 +11,19 @@ from typing import Any
 
 from splitfrozen.errors import RefusedError
 from splitfrozen.graph import TOKENIZER
-from splitfrozen_edge.bundles import BundleStore
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.examples import Prepared, Preparer
-from splitfrozen_edge.labels import resolve_labels, sort_names
-from splitfrozen_edge.outbox import Outbox
-from splitfrozen_edge.pipeline import Pipeline
-from splitfrozen_edge.preprocess import Preprocessor
+from splitfrozen_edge.data.examples import Prepared, Preparer
+from splitfrozen_edge.data.labels import resolve_labels, sort_names
+from splitfrozen_edge.data.preprocess import Preprocessor
+from splitfrozen_edge.data.rows import Source, Survey, survey
+from splitfrozen_edge.data.tokenizer import Tokenizer
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.model.bundles import BundleStore
+from splitfrozen_edge.model.session import DeviceSession
+from splitfrozen_edge.outbox.store import Outbox
 from splitfrozen_edge.progress import show_progress
-from splitfrozen_edge.report import PushReport
-from splitfrozen_edge.rows import Source, Survey, survey
-from splitfrozen_edge.session import DeviceSession
-from splitfrozen_edge.state import StateDirectory
-from splitfrozen_edge.target import (
+from splitfrozen_edge.pushing.pipeline import Pipeline
+from splitfrozen_edge.pushing.report import PushReport
+from splitfrozen_edge.pushing.target import (
     Target,
     agree_on_task,
     aim,
@@ -31,8 +31,8 @@ from splitfrozen_edge.target import (
     place_labels,
     require_published,
 )
-from splitfrozen_edge.tokenizer import Tokenizer
-from splitfrozen_edge.upload import Uploaded
+from splitfrozen_edge.pushing.upload import Uploaded
+from splitfrozen_edge.state import StateDirectory
 
 
 @dataclass(frozen=True)

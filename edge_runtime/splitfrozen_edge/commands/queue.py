@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from splitfrozen_edge.options import find_state, state_option
-from splitfrozen_edge.outbox import DatasetState, Outbox
+from splitfrozen_edge.outbox.store import DatasetState, Outbox
 from splitfrozen_edge.state import StateError
 
 

@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from splitfrozen.errors import QuantizeError, RefusedError
-from splitfrozen_edge.batches import plan_batches
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.collect import (
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.http.refusals import GaveUpError
+from splitfrozen_edge.model.batches import plan_batches
+from splitfrozen_edge.model.session import DeviceSession
+from splitfrozen_edge.outbox.store import Entry, NewShard, Outbox
+from splitfrozen_edge.progress import Progress
+from splitfrozen_edge.pushing.collect import (
     Example,
     Outputs,
     Piece,
@@ -25,11 +29,7 @@ from splitfrozen_edge.collect import (
     cut_piece,
     pad,
 )
-from splitfrozen_edge.outbox import Entry, NewShard, Outbox
-from splitfrozen_edge.progress import Progress
-from splitfrozen_edge.refusals import GaveUpError
-from splitfrozen_edge.session import DeviceSession
-from splitfrozen_edge.upload import Uploaded, seal_shard, upload_one
+from splitfrozen_edge.pushing.upload import Uploaded, seal_shard, upload_one
 
 OUTBOX_BYTES = 512 * 1024 * 1024  # of bodies that wait; computing pauses above
 _QUEUED_BATCHES = 4

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from splitfrozen.errors import DataError
 from splitfrozen.manifest import Preprocess
 from splitfrozen.wire import IGNORED_TARGET
-from splitfrozen_edge.template import ChatTemplate
+from splitfrozen_edge.data.template import ChatTemplate
 
 
 class Encoding(Protocol):

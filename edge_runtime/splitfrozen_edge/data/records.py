@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from splitfrozen.errors import DataError
-from splitfrozen_edge.complaints import Complaints
+from splitfrozen_edge.data.complaints import Complaints
 
 Record = tuple[int, Mapping[str, Any]]
 _BOM = b"\xef\xbb\xbf"

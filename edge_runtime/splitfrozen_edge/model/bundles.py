@@ -14,9 +14,9 @@ from typing import Any
 from splitfrozen.bundle import Bundle, read_bundle, verify_file
 from splitfrozen.errors import ManifestError
 from splitfrozen.manifest import MANIFEST_NAME, FileEntry, Manifest, bundle_id, parse_manifest
-from splitfrozen_edge.client import Client
-from splitfrozen_edge.outbox import Outbox
-from splitfrozen_edge.refusals import TransientError
+from splitfrozen_edge.http.client import Client
+from splitfrozen_edge.http.refusals import TransientError
+from splitfrozen_edge.outbox.store import Outbox
 from splitfrozen_edge.state import StateDirectory, StateError, sync_directory
 
 _ID = re.compile(r"[0-9a-f]{64}")

@@ -1,0 +1,83 @@
+"""`push`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splitfrozen_edge.connect import open_client
+from splitfrozen_edge.options import (
+    find_state,
+    format_option,
+    model_options,
+    retry_option,
+    state_option,
+    warn,
+)
+
+
+@click.command(short_help="Send a data file to a dataset.")
+@state_option
+@click.option("--dataset", required=True, metavar="NAME|ID", help="Made if it does not exist.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=".jsonl, .csv or .tsv.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "causal_lm"]),
+    help="Of a new dataset; if omitted, the columns say.",
+)
+@click.option("--labels", metavar="NAME,…", help="Names of the labels 0, 1, … of the file.")
+@click.option("--strict", is_flag=True, help="Refuse rows that are too long; do not truncate.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+@model_options
+@retry_option(120)
+@format_option
+@click.pass_context
+def push(
+    context: click.Context,
+    /,
+    *,
+    state_dir: Path | None,
+    retry_for: float,
+    form: str,
+    labels: str | None,
+    fields: tuple[str, ...],
+    **rest: Any,
+) -> None:
+    """Send a data file to a dataset, each row exactly once; the same command continues.
+
+    \b
+    Rows, detected from the columns or keys of the file:
+      text, label                    classification (also: sentence)
+      text, text_pair, label         pairs (also: sentence1/sentence2, premise/hypothesis)
+      prompt, completion             language modelling (also: question/answer)
+      messages                       chats, by the model's template; the last answer is learnt
+      text                           language modelling on all tokens
+
+    All rows are checked before anything is computed. Numbers as labels (0, 1, …) mean places in
+    the list of a dataset that was created with its labels, or in --labels.
+    """
+    from splitfrozen_edge.data.shapes import parse_fields
+    from splitfrozen_edge.pushing.file import PushRequest, push_file
+
+    request = PushRequest(
+        fields=parse_fields(fields) or None,
+        labels=tuple(name.strip() for name in labels.split(",")) if labels else (),
+        **rest,
+    )
+    state = find_state(context, state_dir)
+    stop = threading.Event()
+    client = open_client(state.enrolment(), retry_for, stop)
+    try:
+        report = push_file(request, state, client, stop=stop, warn=warn)
+    finally:
+        client.close()
+    click.echo(json.dumps(report.document()) if form == "json" else "\n".join(report.lines()))

@@ -1,0 +1,34 @@
+"""The client of an enrolled device, as commands use it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from splitfrozen_edge.state import Enrolment
+
+if TYPE_CHECKING:
+    from splitfrozen_edge.http.client import Client
+
+
+def open_client(enrolment: Enrolment, retry_for: float, stop: threading.Event) -> Client:
+    """Speak to the device's server; waiting ends with Stopped when `stop` is set.
+
+    `retry_for`: seconds of waiting for a server that is away.
+    """
+    from splitfrozen_edge.http.client import Client
+    from splitfrozen_edge.http.retry import RetryPolicy
+    from splitfrozen_edge.pushing.pipeline import Stopped
+
+    def wait(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise Stopped
+
+    return Client(
+        enrolment.server,
+        enrolment.token,
+        ca_file=Path(enrolment.ca_file) if enrolment.ca_file else None,
+        policy=RetryPolicy(patience=retry_for),
+        wait=wait,
+    )

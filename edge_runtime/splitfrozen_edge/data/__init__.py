@@ -1,0 +1,1 @@
+"""Files of rows -> checked token ids. Knows neither models nor the network."""

@@ -1,0 +1,1 @@
+"""How a device speaks to its server."""

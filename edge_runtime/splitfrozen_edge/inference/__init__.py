@@ -1,0 +1,1 @@
+"""Answers that the device and the server compute together."""

@@ -1,0 +1,1 @@
+"""The bundle on this device: finding it, checking it, running it."""

@@ -1,0 +1,1 @@
+"""What is computed and not yet confirmed, on disk."""

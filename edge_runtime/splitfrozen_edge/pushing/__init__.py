@@ -1,0 +1,1 @@
+"""Rows of a file -> activations in a dataset, each exactly once."""
