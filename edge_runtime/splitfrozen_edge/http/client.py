@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -72,8 +72,7 @@ class Client:
         An enrolment token has limited uses, so this is sent again only if it cannot have arrived.
         """
         document = {"name": name, "profile": dict(profile)}
-        request = self._http.build_request("POST", "/v1/devices", json=document)
-        return self.retrying(lambda: self._send(request, idempotent=False))
+        return self.call("POST", "/v1/devices", document, idempotent=False)
 
     def dataset(self, name: str) -> Json | None:
         """A dataset by id or name, or None."""
@@ -103,8 +102,7 @@ class Client:
     def bundles(self, base_model: str, cut: int) -> list[Json]:
         """Published bundles of a base model and cut."""
         params = {"base_model": base_model, "cut": str(cut)}
-        request = self._http.build_request("GET", "/v1/bundles", params=params)
-        return list(self.retrying(lambda: self._send(request))["data"])
+        return list(self.call("GET", "/v1/bundles", params=params)["data"])
 
     def model(self, name: str) -> Json | None:
         """A model by name, or None if there is none or this token may not see it."""
@@ -117,8 +115,9 @@ class Client:
 
     def classify(self, model: str, body: bytes) -> Json:
         """Run the server's half on a shard of task inference."""
-        path = f"/v1/split/classifications?model={_part(model)}"
-        return self.retrying(lambda: self._send_body("POST", path, body))
+        return self.call_with_body(
+            "POST", "/v1/split/classifications", body, params={"model": model}
+        )
 
     @contextmanager
     def download(
@@ -165,18 +164,36 @@ class Client:
                     raise GaveUpError(error) from None
             self._wait(delay)
 
+    def call(
+        self,
+        method: str,
+        path: str,
+        document: Json | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        idempotent: bool = True,
+    ) -> Json:
+        """A JSON request of any route; what must not arrive twice says `idempotent=False`."""
+        request = self._http.build_request(method, path, json=document, params=params)
+        return self.retrying(lambda: self._send(request, idempotent=idempotent))
+
+    def call_with_body(
+        self, method: str, path: str, body: bytes, *, params: Mapping[str, str] | None = None
+    ) -> Json:
+        """Send shard-profile bytes, compressed, to any route that may be repeated."""
+        target = f"{path}?{urlencode(params)}" if params else path
+        return self.retrying(lambda: self._send_body(method, target, body))
+
     def _get_or_none(self, path: str) -> Json | None:
-        request = self._http.build_request("GET", path)
         try:
-            return self.retrying(lambda: self._send(request))
+            return self.call("GET", path)
         except RefusedError as error:
             if error.code == "not_found":
                 return None
             raise
 
     def _post(self, path: str, document: Json) -> Json:
-        request = self._http.build_request("POST", path, json=document)
-        return self.retrying(lambda: self._send(request))
+        return self.call("POST", path, document)
 
     def _send_body(self, method: str, path: str, body: bytes) -> Json:
         content, encoding = compress(body)
