@@ -39,8 +39,11 @@ def test_a_killed_export_leaves_no_bundle_and_the_next_one_cleans_up(
         wait_for(tmp_path, f".bundle.*.draft{moment}", process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert not target.exists()
-    assert run(*wanted, "--output", target) == 0
+    if moment != "/splitfrozen.json":
+        assert not target.exists()
+    elif target.exists():  # the last file was there: the rename may have come before the kill
+        read_bundle(target)
+    assert run(*wanted, "--output", target, "--force") == 0
     assert read_bundle(target).manifest.cut == 1
     assert list(tmp_path.iterdir()) == [target]
 

@@ -11,7 +11,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from splitfrozen.errors import ModelError
 from splitfrozen.graph import ATTENTION_MASK, DEVICE_GRAPH, DEVICE_WEIGHTS, HIDDEN, INPUT_IDS
 from splitfrozen_export.graph.edits import drop_unused, fold_flips, is_flip, lift_constants
 from splitfrozen_export.graph.rotary import repair_rotary
+from splitfrozen_export.graph.stored_rows import StoredInitializer
 from splitfrozen_export.split.checkpoint import StoredTensor
 from splitfrozen_export.split.segment import DeviceSegment, EveryBlock
 from splitfrozen_export.split.stored import hollow
@@ -157,12 +157,7 @@ def _read_when_asked(model: ir.Model, stored: Mapping[str, StoredTensor]) -> Non
     """Give the initializers of stored parameters their values: from the checkpoint, on demand."""
     for name, initializer in model.graph.initializers.items():
         if name in stored:
-            initializer.const_value = ir.LazyTensor(
-                partial(_read, stored[name]),
-                dtype=ir.DataType.FLOAT,
-                shape=ir.Shape(stored[name].shape),
-                name=name,
-            )
+            initializer.const_value = StoredInitializer(stored[name], name)
 
 
 def _optimize(model: ir.Model) -> ir.Model:
@@ -174,10 +169,6 @@ def _optimize(model: ir.Model) -> ir.Model:
     fuse(model)
     fold_flips(model)
     return model
-
-
-def _read(stored: StoredTensor) -> ir.TensorProtocol:
-    return ir.tensor(stored.read().numpy())
 
 
 def _trace(segment: nn.Module, opset: int, outputs: Sequence[str]) -> ir.Model:

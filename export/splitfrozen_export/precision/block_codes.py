@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splitfrozen_export.graph.stored_rows import Rows
+
 BLOCK = 32
 _CHUNK = 1 << 22  # values that are coded at a time
 
@@ -27,7 +29,7 @@ class BlockCodes:
     zero_points: NDArray[np.uint8]  # [rows, ceil(blocks * bits / 8)]
 
 
-def quantize_blocks(matrix: NDArray[np.float32], bits: int) -> BlockCodes:
+def quantize_blocks(matrix: Rows, bits: int) -> BlockCodes:
     """Code float32 [rows, columns] in `bits` (4 or 8), some rows at a time."""
     rows, columns = matrix.shape
     blocks = -(-columns // BLOCK)

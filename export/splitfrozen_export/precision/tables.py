@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from splitfrozen_export.graph.edits import add_constant, supersede
+from splitfrozen_export.graph.stored_rows import Rows, rows_of
 from splitfrozen_export.precision.block_codes import BLOCK, quantize_blocks
 from splitfrozen_export.precision.products import MICROSOFT
 
@@ -46,7 +47,7 @@ def quantize_tables(model: ir.Model, embedding: str = "int8", *, blocks: bool = 
     return len(lookups)
 
 
-def quantize_table(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_table(table: Rows) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Code float32 [V, d] as int8 with float32 scales [V, 1]; a row of zeros stays zeros.
 
     Some rows at a time: a table may be larger than the memory that is left beside it.
@@ -56,9 +57,10 @@ def quantize_table(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
     step = max(1, _CHUNK // width)
     for start in range(0, rows, step):
         piece = slice(start, start + step)
-        scale[piece] = np.abs(table[piece]).max(axis=1, keepdims=True) / np.float32(127)
+        values = table[piece]
+        scale[piece] = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
         divisor = np.where(scale[piece] == 0, np.float32(1), scale[piece])
-        coded[piece] = np.clip(np.rint(table[piece] / divisor), -127, 127)
+        coded[piece] = np.clip(np.rint(values / divisor), -127, 127)
     return coded, scale
 
 
@@ -96,7 +98,7 @@ def _replace_by_rows(graph: ir.Graph, node: ir.Node) -> None:
     table, values, ids = _operands(node)
     names = (f"{table.name}_rows_int8", f"{table.name}_rows_scale")
     if names[0] not in graph.initializers:
-        coded, scale = quantize_table(np.asarray(values.numpy(), np.float32))
+        coded, scale = quantize_table(rows_of(values))
         add_constant(graph, names[0], coded)
         add_constant(graph, names[1], scale)
     tape = ir.tape.Tape()
@@ -111,7 +113,7 @@ def _replace_by_blocks(graph: ir.Graph, node: ir.Node, bits: int) -> None:
     table, values, ids = _operands(node)
     names = [f"{table.name}_{bits}bit_{part}" for part in ("codes", "scales", "zero_points")]
     if names[0] not in graph.initializers:
-        codes = quantize_blocks(np.asarray(values.numpy(), np.float32), bits)
+        codes = quantize_blocks(rows_of(values), bits)
         packed = codes.packed[:, : _width(node) * bits // 8]  # without the filled-up rest
         arrays: tuple[NDArray[Any], ...] = (packed, codes.scales, codes.zero_points)
         for name, array in zip(names, arrays, strict=True):

@@ -21,6 +21,11 @@ def accepts_positions(model: nn.Module) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
+def accepts_keeping(model: nn.Module) -> bool:
+    """Whether the model's forward can leave out the logits of all but the last tokens."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
 def stand_in_ids(attention_mask: Tensor, pad_token_id: int) -> Tensor:
     """Token ids [batch, tokens] that are padding exactly where the mask is 0.
 

@@ -16,6 +16,7 @@ from splitfrozen_export.split.classes import is_decoder, model_class
 from splitfrozen_export.split.context import inject
 from splitfrozen_export.split.embedding import drop_embedding
 from splitfrozen_export.split.positions import (
+    accepts_keeping,
     accepts_positions,
     positions_from_mask,
     stand_in_ids,
@@ -97,13 +98,15 @@ def run_segment(
     attention_mask: Tensor,
     *,
     cache: Cache | None = None,
+    last_only: bool = False,
 ) -> Tensor:
     """Run the blocks above the cut on activations `hidden` [batch, tokens, d].
 
     `segment` may be the segment, its model, or a PeftModel around its model. `attention_mask`
     is int64 [batch, tokens]; with a `cache` it also covers the tokens already in it, which stand
     before `hidden`. Returns logits: [batch, labels] for classification (decoders: at the last
-    real token), [batch, tokens, vocabulary] for causal_lm.
+    real token), [batch, tokens, vocabulary] for causal_lm; with `last_only` the latter may be
+    [batch, 1, vocabulary], of the last token, where the family can spare itself the others.
     """
     model = unwrap(segment)
     inputs: dict[str, Any] = {"attention_mask": attention_mask}
@@ -113,6 +116,8 @@ def run_segment(
         inputs["position_ids"] = positions_from_mask(attention_mask)[:, -new:]
     if cache is not None:
         inputs |= {"past_key_values": cache, "use_cache": True}
+    if last_only and accepts_keeping(model):
+        inputs["logits_to_keep"] = 1
     with inject(hidden):
         logits: Tensor = model(**inputs).logits
     return logits
