@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from splitfrozen_export.graph.edits import drop_unused
 from splitfrozen_export.precision.per_token import (
     REDUCED_RANGE,
-    Rows,
+    Inputs,
     quantize_per_token,
     quantize_weight,
 )
@@ -43,9 +43,9 @@ block (float[batch, seq, 48] x) => (float[batch, seq, 20] y) {
 def quantize_products(model: ir.Model, limit: int = 127) -> int:
     """Code every product of a graph; how many there were."""
     products = find_products(model.graph)
-    rows: dict[ir.Value, Rows] = {}
+    inputs = Inputs()
     for product in products:
-        quantize_per_token(model.graph, product, rows, limit=limit)
+        quantize_per_token(model.graph, product, inputs, limit=limit)
     if products:
         model.graph.opset_imports[MICROSOFT] = 1
     return len(products)
@@ -69,8 +69,8 @@ def test_a_product_becomes_an_integer_product_with_one_scale_per_token() -> None
     assert quantize_products(model) == 1
     drop_unused(model)
     assert operators(model) == [
-        *("Abs", "ReduceMax", "Div", "Max", "Reshape", "Reshape", "Shape", "Expand"),
-        *("QuantizeLinear", "Shape", "MatMulIntegerToFloat", "Concat", "Reshape", "Mul"),
+        *("Shape", "Abs", "ReduceMax", "Div", "Max", "Reshape", "Reshape", "Shape", "Expand"),
+        *("QuantizeLinear", "MatMulIntegerToFloat", "Concat", "Reshape", "Mul"),
     ]
     assert set(model.graph.opset_imports) == {"", "com.microsoft"}
 
@@ -90,6 +90,33 @@ def test_products_of_the_same_input_share_its_quantization() -> None:
     drop_unused(model)
     assert operators(model).count("QuantizeLinear") == 1
     assert operators(model).count("MatMulIntegerToFloat") == 2
+
+
+def test_inputs_of_the_same_extent_share_the_arithmetic_on_their_shape() -> None:
+    model = parse(
+        """
+        block (float[batch, seq, 48] x) => (float[batch, seq, 48] y) {
+            m = MatMul(x, wq)
+            t = Tanh(m)
+            y = MatMul(t, wk)
+        }""",
+        wq=normal(48, 48),
+        wk=normal(48, 48, seed=1),
+    )
+    for value in [node.outputs[0] for node in model.graph]:
+        value.shape = model.graph.inputs[0].shape
+    x, plain = normal(3, 7, 48), model.clone()
+    assert quantize_products(model) == 2
+    drop_unused(model)
+    assert [operators(model).count(name) for name in ("Shape", "Concat", "Expand")] == [2, 1, 1]
+    quantize_products(forget_shapes(plain))
+    np.testing.assert_array_equal(run(model, x=x)[0], run(plain, x=x)[0])
+
+
+def forget_shapes(model: ir.Model) -> ir.Model:
+    for node in model.graph:
+        node.outputs[0].shape = None
+    return model
 
 
 def test_the_weights_are_signed_and_the_float_ones_are_gone() -> None:

@@ -31,7 +31,7 @@ from splitfrozen.graph import (
     present_names,
 )
 from splitfrozen_export.graph.steady import steady_graph
-from splitfrozen_export.precision.per_token import quantize_per_token
+from splitfrozen_export.precision.per_token import Inputs, quantize_per_token
 from splitfrozen_export.precision.products import find_products
 from splitfrozen_export.precision.quantize import PRECISIONS
 from tests.export.text_graphs import normal, parse
@@ -72,7 +72,7 @@ def test_an_int8_layer_gives_the_same_bits_everywhere(
     ready(platform)
     model = parse(LAYER, weight=normal(384, 1536, seed=1), bias=normal(1536, seed=2))
     (product,) = find_products(model.graph)
-    quantize_per_token(model.graph, product, {})
+    quantize_per_token(model.graph, product, Inputs())
     model.graph.opset_imports["com.microsoft"] = 1
     steady_graph(model)
     ir.save(model, tmp_path / "layer.onnx")

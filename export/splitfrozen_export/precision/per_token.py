@@ -24,7 +24,8 @@ Products with the same input (query, key, value) share one quantization of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -47,8 +48,25 @@ class Rows:
     coded: ir.Value  # uint8 [tokens, K]
     scale: ir.Value  # float32 [.., 1]
     zero_point: ir.Value  # uint8: the code of 0
+    extent: Hashable  # inputs with the same one have the same shape before the last axis
     lead: ir.Value  # int64: the shape of the input without its last axis
     lift: NDArray[np.float32] | None  # [K] or one number: what was added to the input
+
+
+@dataclass
+class Inputs:
+    """What the products of one graph share."""
+
+    rows: dict[ir.Value, Rows] = field(default_factory=dict)
+    # Arithmetic on shapes is most of a graph's nodes, and each costs about a microsecond a run.
+    shapes: dict[Hashable, ir.Value] = field(default_factory=dict)
+
+    def shape(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
+        """The value of this key; products are replaced in the order of the graph, so the first
+        one's nodes stand before all that use them."""
+        if key not in self.shapes:
+            self.shapes[key] = make()
+        return self.shapes[key]
 
 
 @dataclass(frozen=True)
@@ -60,18 +78,18 @@ class _Weight:
 
 
 def quantize_per_token(
-    graph: ir.Graph, product: Product, rows: dict[ir.Value, Rows], *, limit: int = FULL_RANGE
+    graph: ir.Graph, product: Product, inputs: Inputs, *, limit: int = FULL_RANGE
 ) -> None:
-    """Replace one product by its int8 form; `rows` holds the inputs quantized so far."""
+    """Replace one product by its int8 form; `inputs` holds those quantized so far."""
     weight = _Weight(*quantize_weight(product.weight.read(), limit))
     tape = ir.tape.Tape()
     source = product.source
-    if source not in rows:
-        rows[source] = _quantize_rows(graph, tape, source, len(weight.coded))
-    result = _multiply(graph, tape, rows[source], product.key, weight)
+    if source not in inputs.rows:
+        inputs.rows[source] = _quantize_rows(graph, tape, inputs, source, len(weight.coded))
+    result = _multiply(graph, tape, inputs, inputs.rows[source], product.key, weight)
     if product.bias is not None:
         result = tape.op("Add", [result, product.bias])
-    lift = rows[source].lift
+    lift = inputs.rows[source].lift
     if lift is not None and lift.any():
         surplus = -_lifted(lift, weight)
         if not _add_to_bias(graph, product, surplus):
@@ -102,8 +120,11 @@ def quantize_weight(
     return coded, scale
 
 
-def _quantize_rows(graph: ir.Graph, tape: ir.tape.Tape, source: ir.Value, width: int) -> Rows:
-    lift = _lift(source)
+def _quantize_rows(
+    graph: ir.Graph, tape: ir.tape.Tape, inputs: Inputs, source: ir.Value, width: int
+) -> Rows:
+    extent, lift = _extent(source), _lift(source)
+    lead = inputs.shape(("lead", extent), lambda: tape.op("Shape", [source], {"end": -1}))
     if lift is None:
         magnitude, steps, zero = tape.op("Abs", [source]), 127, 128
     else:
@@ -118,24 +139,38 @@ def _quantize_rows(graph: ir.Graph, tape: ir.tape.Tape, source: ir.Value, width:
     scale = tape.op("Max", [tape.op("Div", [largest, limit]), smallest])
     flat = tape.op("Reshape", [source, add_integers(graph, -1, width)])
     flat_scale = tape.op("Reshape", [scale, add_integers(graph, -1)])
-    zero_points = tape.op("Expand", [zero_point, tape.op("Shape", [flat_scale])])
+    zero_points = inputs.shape(
+        ("zero points", zero, extent),
+        lambda: tape.op("Expand", [zero_point, tape.op("Shape", [flat_scale])]),
+    )
     coded = tape.op("QuantizeLinear", [flat, flat_scale, zero_points], {"axis": 0})
-    return Rows(coded, scale, zero_point, tape.op("Shape", [source], {"end": -1}), lift)
+    return Rows(coded, scale, zero_point, extent, lead, lift)
+
+
+def _extent(value: ir.Value) -> Hashable:
+    """The axes before the last one by their traced names and sizes; else the value itself."""
+    sizes = None if value.shape is None else tuple(value.shape)[:-1]
+    if not sizes or any(isinstance(n, ir.SymbolicDim) and n.value is None for n in sizes):
+        return value
+    return tuple(str(n.value) if isinstance(n, ir.SymbolicDim) else n for n in sizes)
 
 
 def _multiply(
-    graph: ir.Graph, tape: ir.tape.Tape, rows: Rows, name: str, weight: _Weight
+    graph: ir.Graph, tape: ir.tape.Tape, inputs: Inputs, rows: Rows, name: str, weight: _Weight
 ) -> ir.Value:
-    inputs = [
+    operands = [
         rows.coded,
         add_constant(graph, f"{name}_int8", weight.coded),
         add_constant(graph, "row_unit", np.array(1, np.float32)),
         add_constant(graph, f"{name}_scale", weight.scale),
         rows.zero_point,
     ]
-    flat = tape.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
-    outputs = add_integers(graph, weight.coded.shape[1])
-    shape = tape.op("Concat", [rows.lead, outputs], {"axis": 0})
+    flat = tape.op("MatMulIntegerToFloat", operands, domain=MICROSOFT)
+    width = weight.coded.shape[1]
+    shape = inputs.shape(
+        ("shape", rows.extent, width),
+        lambda: tape.op("Concat", [rows.lead, add_integers(graph, width)], {"axis": 0}),
+    )
     return tape.op("Mul", [tape.op("Reshape", [flat, shape]), rows.scale])
 
 

@@ -25,7 +25,7 @@ from splitfrozen_export.precision.outliers import choose_outliers
 from splitfrozen_export.precision.per_token import (
     FULL_RANGE,
     REDUCED_RANGE,
-    Rows,
+    Inputs,
     quantize_per_token,
 )
 from splitfrozen_export.precision.products import (
@@ -115,9 +115,9 @@ def apply_precision(
         _require_products(recipe, found, chosen, products)
     smoothed = smooth_products(model.graph, chosen, recipe.calibration)
     chosen = _again(model.graph, chosen)
-    rows: dict[ir.Value, Rows] = {}
+    inputs = Inputs()
     for done, product in enumerate(chosen, 1):
-        _quantize(model.graph, product, recipe, four_bits, rows)
+        _quantize(model.graph, product, recipe, four_bits, inputs)
         if on_part is not None:
             on_part(done, len(chosen))
     if chosen:
@@ -189,11 +189,11 @@ def _quantize(
     product: Product,
     recipe: Recipe,
     four_bits: set[ir.Node],
-    rows: dict[ir.Value, Rows],
+    inputs: Inputs,
 ) -> None:
     if recipe.precision == "int8":
         limit = REDUCED_RANGE if recipe.reduce_range else FULL_RANGE
-        quantize_per_token(graph, product, rows, limit=limit)
+        quantize_per_token(graph, product, inputs, limit=limit)
     else:
         quantize_nbits(graph, product, 4 if product.node in four_bits else 8)
 
