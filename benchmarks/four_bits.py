@@ -30,7 +30,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.fidelity.gptq import code_columns, second_moments
-from benchmarks.fidelity.texts import Texts, labelled_texts, language_texts
+from benchmarks.fidelity.subjects import choose_models, choose_texts
+from benchmarks.fidelity.texts import Texts
 from benchmarks.real_inputs import RealInputError, data_root, minilm_directory
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen.graph import ATTENTION_MASK, HIDDEN, INPUT_IDS
@@ -61,21 +62,11 @@ def four_bits(model: str | None, cut: int | None, root: Path | None, quick: bool
         raise click.UsageError("--model and --cut go together")
     logging.basicConfig(level=logging.WARNING)  # else ONNX Runtime's quantizers make it INFO
     found = {}
-    for name, blocks in _models(model, cut, root):
+    for name, blocks in choose_models(model, cut, root):
         title = f"{Path(name).name} cut {blocks}"
         click.echo(f"\n{title}")
         found[title] = dict(measure(name, blocks, data_root(root), quick=quick))
     click.echo(json.dumps({"quick": quick, "models": found}))
-
-
-def _models(model: str | None, cut: int | None, root: Path | None) -> Iterator[tuple[str, int]]:
-    if model is not None and cut is not None:
-        yield model, cut
-        return
-    yield str(minilm_directory(quiet=False)), 4
-    known = data_root(root)
-    if known is not None:
-        yield str(known / "models" / "stories260K"), 2
 
 
 def measure(
@@ -83,7 +74,7 @@ def measure(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name, relative error and whether the fast kernel runs it, method after method."""
     source = resolve_model(model)
-    texts = _texts(source, root, quick=quick)
+    texts = choose_texts(source, root, quick=quick)
     segment = load_device_segment(source, cut)
     products = count_products(segment)
     calibration = calibrate(segment, texts.calibration)
@@ -223,19 +214,6 @@ def _run(model: onnx.ModelProto, texts: Texts) -> list[NDArray[np.float32]]:
     rows = [np.array([ids], np.int64) for ids in texts.held_out]
     feeds = [{INPUT_IDS: row, ATTENTION_MASK: np.ones_like(row)} for row in rows]
     return [session.run([HIDDEN], feed)[0][0] for feed in feeds]
-
-
-def _texts(source: Any, root: Path | None, *, quick: bool) -> Texts:
-    from transformers.utils import logging as transformers_logging
-
-    from splitfrozen_export.blueprint import read_blueprint
-    from splitfrozen_export.preprocess import prefix_ids, read_text_side
-
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    side = read_text_side(source)
-    if read_blueprint(source).causal:
-        return language_texts(side, root, prefix_ids(side.tokenizer), quick=quick)
-    return labelled_texts(side, root, quick=quick)
 
 
 def main() -> None:

@@ -51,33 +51,13 @@ def precision(model: str | None, cut: int | None, data_root: Path | None, quick:
     click.echo(json.dumps({"quick": quick, "models": found}))
 
 
-def _models(model: str | None, cut: int | None, option: Path | None) -> Iterator[tuple[str, int]]:
-    if model is not None and cut is not None:
-        yield model, cut
-        return
-    yield str(minilm_directory(quiet=False)), 4
-    root = data_root(option)
-    if root is not None:
-        yield str(root / "models" / "stories260K"), 2
-
-
 def _measure(model: str, cut: int, option: Path | None, quick: bool) -> dict[str, Any]:
-    from transformers.utils import logging
-
     from benchmarks.fidelity.profiles import Bench
-    from benchmarks.fidelity.texts import labelled_texts, language_texts
-    from splitfrozen_export.blueprint import read_blueprint
-    from splitfrozen_export.preprocess import prefix_ids, read_text_side
+    from benchmarks.fidelity.subjects import choose_texts
     from splitfrozen_export.split import resolve_model
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     source = resolve_model(model)
-    side = read_text_side(source)
-    root = data_root(option)
-    if read_blueprint(source).causal:
-        texts = language_texts(side, root, prefix_ids(side.tokenizer), quick=quick)
-    else:
-        texts = labelled_texts(side, root, quick=quick)
+    texts = choose_texts(source, data_root(option), quick=quick)
     tokens = sum(map(len, texts.held_out))
     click.echo(
         f"\n{Path(model).name} cut {cut}: {len(texts.held_out)} held-out texts of "

@@ -200,9 +200,12 @@ def classification_vectors() -> dict[str, Vector]:
 
 
 def causal_vectors() -> dict[str, Vector]:
+    return turn_vectors() | cut_turn_vectors() | plain_text_vectors()
+
+
+def turn_vectors() -> dict[str, Vector]:
     no = -100
     row = {"prompt": "xx", "completion": "yz"}
-    long = {"prompt": "xyz", "completion": "zzzz"}
     return {
         "turns": generate(
             "prefix, prompt, completion, eos; loss on the last two",
@@ -228,6 +231,13 @@ def causal_vectors() -> dict[str, Vector]:
         "turns_empty_prompt": generate(
             "nothing asked", {"prompt": "", "completion": "y"}, [0, 5, 1], [no, 5, 1]
         ),
+    }
+
+
+def cut_turn_vectors() -> dict[str, Vector]:
+    no = -100
+    long = {"prompt": "xyz", "completion": "zzzz"}
+    return {
         "turns_cut_prompt": generate(
             "of x|xy|z behind the prefix, the prompt loses the oldest: x",
             {"prompt": "xxyz", "completion": "z"},
@@ -242,6 +252,12 @@ def causal_vectors() -> dict[str, Vector]:
             [no, 6, 6, 6],
             max_length=4,
         ),
+    }
+
+
+def plain_text_vectors() -> dict[str, Vector]:
+    no = -100
+    return {
         "text": generate("all tokens are targets", {"text": "xyz"}, [0, 8, 6, 1], [no, 8, 6, 1]),
         "text_bare": generate(
             "the first target is unshifted: nothing predicts it",

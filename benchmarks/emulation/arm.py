@@ -17,32 +17,32 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 from benchmarks.emulation.commands import fetch
 from benchmarks.emulation.commands import run as run_command
 from benchmarks.emulation.debian import unpack
 from benchmarks.emulation.kept import PlatformUnavailable, keep
+from benchmarks.emulation.pins import pin
 
 PI_4 = "cortex-a72"
 PI_5 = "cortex-a76"
 CPUS = (PI_4, PI_5)
+EVERYTHING = ("splitfrozen[edge]", "safetensors")  # what scripts on a board may import
 
-_ROOT = "debian-12-arm64"
+_ROOT = "debian-12-arm64-2"  # the name says what is in it: change it with _SYSTEM
 _QEMU = "qemu-user-10"
-_PYTHON = "3.11"  # Debian 12's, and so that of Raspberry Pi OS
+PYTHON = "3.11"  # Debian 12's, and so that of Raspberry Pi OS
+MACHINE = "aarch64"
 _GLIBC = 36  # 2.36
-_SYSTEM = ("python3", "libstdc++6", "ca-certificates")
+_SYSTEM = ("python3", "python3-venv", "libstdc++6", "ca-certificates")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _SOURCES = [_REPOSITORY / name for name in ("protocol", "edge_runtime", ".")]
 
 
 def prepare() -> None:
     """Build what is missing: about 20 seconds and 200 MB. Raises PlatformUnavailable."""
-    _qemu(), _root(), _packages()
+    _qemu(), root(), packages()
 
 
 def run(
@@ -67,20 +67,20 @@ def run(
 
 def command(cpu: str) -> list[str | Path]:
     """The emulated Python as a command, to be run with `environment()`; builds what is missing."""
-    root = _root()
-    python = root / "usr/bin" / f"python{_PYTHON}"
-    return [_qemu() / "usr/bin/qemu-aarch64", "-cpu", cpu, "-L", root, python]
+    debian = root()
+    python = debian / "usr/bin" / f"python{PYTHON}"
+    return [_qemu() / "usr/bin/qemu-aarch64", "-cpu", cpu, "-L", debian, python]
 
 
-def environment() -> dict[str, str]:
-    """What an emulated Python needs to find its packages and this project's sources."""
+def environment(paths: Sequence[Path] = ()) -> dict[str, str]:
+    """What an emulated Python needs to find its packages: `paths`, or this project's sources."""
     return {
         "PATH": os.environ.get("PATH", ""),
         "HOME": os.environ.get("HOME", "/"),
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, [_packages(), *_SOURCES])),
+        "PYTHONPATH": os.pathsep.join(map(str, paths or [packages(), *_SOURCES])),
     }
 
 
@@ -97,47 +97,25 @@ def _build_qemu(folder: Path) -> None:
             program.unlink()
 
 
-def _root() -> Path:
+def root() -> Path:
+    """The Debian root of the board, built when missing."""
     return keep(_ROOT, lambda folder: unpack(_SYSTEM, "bookworm", "arm64", folder))
 
 
-def _packages() -> Path:
-    pins = _pins()
+def packages(requirements: Sequence[str] = EVERYTHING) -> Path:
+    """A folder with requirements and all that they need, as arm64 wheels, fetched when missing.
+
+    Raises PlatformUnavailable, also when something has no wheel for a Raspberry Pi.
+    """
+    pins = pin(requirements, python=PYTHON, machine=MACHINE)
     digest = hashlib.sha256("\n".join(pins).encode()).hexdigest()[:12]
-    return keep(f"arm64-packages-{digest}", lambda folder: _build_packages(folder, pins))
+    return keep(f"arm64-packages-{digest}", lambda folder: install(pins, folder))
 
 
-def _build_packages(folder: Path, pins: Sequence[str]) -> None:
+def install(what: Sequence[str | Path], folder: Path) -> None:
+    """Unpack wheels for the board into `folder`, these and no others."""
     platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(17, _GLIBC + 1)]
     options = [f"--platform={name}" for name in (*platforms, "manylinux2014_aarch64")]
-    options += ["--only-binary=:all:", "--implementation=cp", f"--python-version={_PYTHON}"]
+    options += ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
     options += ["--no-deps", "--no-compile", "--quiet", f"--target={folder}"]
-    fetch([sys.executable, "-m", "pip", "install", *options, *pins], "arm64 Python packages")
-
-
-def _pins() -> list[str]:
-    """`name==version` of all that the edge client needs, as installed here, and safetensors."""
-    pins: dict[str, str] = {}
-    waiting = [_named("splitfrozen[edge]"), _named("safetensors")]
-    while waiting:
-        wanted = waiting.pop()
-        known = wanted.name.lower().replace("_", "-")
-        if known in pins:
-            continue
-        pins[known] = metadata.version(wanted.name)
-        for line in metadata.requires(wanted.name) or ():
-            needed = Requirement(line)
-            extras = wanted.extras or {""}
-            if needed.marker is None or any(_applies(needed, extra) for extra in extras):
-                waiting.append(needed)
-    del pins["splitfrozen"]  # it is run from its sources
-    return sorted(f"{name}=={version}" for name, version in pins.items())
-
-
-def _named(requirement: str) -> Requirement:
-    return Requirement(requirement)
-
-
-def _applies(needed: Requirement, extra: str) -> bool:
-    board = {"platform_machine": "aarch64", "python_version": _PYTHON, "extra": extra}
-    return needed.marker is not None and needed.marker.evaluate(board)
+    fetch([sys.executable, "-m", "pip", "install", *options, *what], "arm64 Python packages")

@@ -37,8 +37,10 @@ def microsoft_rotary(model: ir.Model) -> int:
         tape = ir.tape.Tape()
         source, cosine, sine = node.inputs[:3]
         assert source is not None and source.shape is not None
+        width = source.shape[2]
+        assert isinstance(width, int)
         heads = node.attributes["num_heads"].as_int()
-        half = add_integers(model.graph, -1, int(source.shape[2]) // heads // 2)  # type: ignore[arg-type]
+        half = add_integers(model.graph, -1, width // heads // 2)
         tables = [tape.op("Reshape", [table, half]) for table in (cosine, sine)]
         sizes = tape.op("Shape", [cosine], {"end": 2})
         count = tape.op("ReduceProd", [sizes], {"keepdims": 0})

@@ -46,9 +46,8 @@ def _dynamic_int8(segment: nn.Module) -> nn.Module:
     plain_linears(segment)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        quantize_dynamic(  # type: ignore[no-untyped-call]
-            segment, {nn.Linear}, dtype=torch.qint8, inplace=True
-        )
+        quantize: Callable[..., object] = quantize_dynamic  # it has no types
+        quantize(segment, {nn.Linear}, dtype=torch.qint8, inplace=True)
     return segment
 
 

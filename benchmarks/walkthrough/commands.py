@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +130,12 @@ def _free_port() -> int:
 def _wait_until_listening(child: Child, port: int) -> None:
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline and child.process.poll() is None:
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        # The socket is there before the first token is written; an answer comes after it.
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1),
+        ):
+            return
         time.sleep(POLL)
     raise child.failure()
 

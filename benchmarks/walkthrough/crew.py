@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from benchmarks.walkthrough.children import Children
@@ -23,12 +22,7 @@ class Crew:
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: object, *_rest: object) -> None:
         if error is not None:
             self._children.end()  # or the pool would wait for them
         self._pool.shutdown(wait=True, cancel_futures=error is not None)

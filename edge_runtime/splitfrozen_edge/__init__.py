@@ -1,37 +1,50 @@
 """The edge runtime: token ids -> activations -> shards on disk -> server. Never imports torch.
 
-Importing this package loads nothing heavy; a public name is loaded when it is first used.
+Apps use the names below (docs/edge-python.md); every other module is this package's own business
+and may change. Importing the package loads nothing heavy: a name is loaded when it is first used.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splitfrozen.errors import DataError, ManifestError, RefusedError, SplitFrozenError
+    from splitfrozen_edge.app.bundle import Bundle
+    from splitfrozen_edge.app.device import Device
+    from splitfrozen_edge.app.outbox import Outbox
+    from splitfrozen_edge.inference.predict import Prediction
+    from splitfrozen_edge.outbox.entries import DatasetState
+    from splitfrozen_edge.pushing.report import PushReport
+    from splitfrozen_edge.state import StateError
 
 _PUBLIC = {
-    "Client": "splitfrozen_edge.http.client",
-    "DeviceSession": "splitfrozen_edge.model.session",
-    "Outbox": "splitfrozen_edge.outbox.store",
+    "Bundle": "splitfrozen_edge.app.bundle",
+    "DataError": "splitfrozen.errors",
+    "DatasetState": "splitfrozen_edge.outbox.entries",
+    "Device": "splitfrozen_edge.app.device",
+    "ManifestError": "splitfrozen.errors",
+    "Outbox": "splitfrozen_edge.app.outbox",
+    "Prediction": "splitfrozen_edge.inference.predict",
     "PushReport": "splitfrozen_edge.pushing.report",
-    "PushRequest": "splitfrozen_edge.pushing.file",
-    "StateDirectory": "splitfrozen_edge.state",
-    "Tokenizer": "splitfrozen_edge.data.tokenizer",
-    "classify": "splitfrozen_edge.inference.predict",
-    "push_file": "splitfrozen_edge.pushing.file",
-    "read_rows": "splitfrozen_edge.data.rows",
+    "RefusedError": "splitfrozen.errors",
+    "SplitFrozenError": "splitfrozen.errors",
+    "StateError": "splitfrozen_edge.state",
 }
 
 __all__ = [
-    "Client",
-    "DeviceSession",
+    "Bundle",
+    "DataError",
+    "DatasetState",
+    "Device",
+    "ManifestError",
     "Outbox",
+    "Prediction",
     "PushReport",
-    "PushRequest",
-    "StateDirectory",
-    "Tokenizer",
-    "classify",
-    "push_file",
-    "read_rows",
+    "RefusedError",
+    "SplitFrozenError",
+    "StateError",
 ]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from splitfrozen.errors import DataError, RefusedError, SplitFrozenError
+from splitfrozen_edge.outbox.words import describe_database
 from splitfrozen_edge.state import StateError
 
 FAILED = 1
@@ -34,11 +35,8 @@ def describe(error: BaseException) -> tuple[int, str] | None:
         return USAGE, str(error)
     if isinstance(error, SplitFrozenError):
         return FAILED, f"{error.message} [{error.code}]"
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-        message = "the disk is full: free some space; the same command continues"
-        return FAILED, f"{message} (outbox: {error})"
     if isinstance(error, sqlite3.Error):
-        return FAILED, f"the outbox cannot be used: {error}"
+        return FAILED, describe_database(error)
     if isinstance(error, OSError):
         return FAILED, str(error)
     return None

@@ -56,6 +56,17 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--memory of what opens a model."""
+    return click.option(
+        "--memory",
+        type=click.Choice(["auto", "normal", "low"]),
+        default="auto",
+        show_default=True,
+        help="low: map prepacked weights from a file of this device.",
+    )(command)
+
+
 def retry_option(default: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--retry-for with a command's own default, in seconds."""
     return click.option(

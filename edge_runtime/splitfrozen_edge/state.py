@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TextIO
 
 from splitfrozen_edge.outbox.store import Outbox
 
 KEY_SIZE = 32  # bytes
+FORGETTING = "forgetting"  # is there while `forget` is at work
+_AUTHORITY = "ca-"  # copies of trusted certificates
 
 
 class StateError(Exception):
@@ -28,7 +32,10 @@ class Enrolment:
     device: str  # id that the server gave
     name: str
     token: str  # bearer token of role device
-    ca_file: str | None = None  # certificate authority of a server on a LAN
+    ca_file: str | None = None  # PEM of what is trusted; a copy in the state directory
+    pin: str | None = None  # fingerprint that ca_file was compared with, sha256:…
+    bundle_key: str | None = None  # Ed25519 key that signs the server's bundles, hex
+    origin: Path | None = field(default=None, compare=False)  # file that it was read from
 
 
 class StateDirectory:
@@ -70,8 +77,7 @@ class StateDirectory:
                 "this device is not enrolled: run splitfrozen-edge enroll --server URL --token …"
             )
         try:
-            document = json.loads(path.read_text("utf-8"))
-            return Enrolment(**{item.name: document[item.name] for item in fields(Enrolment)})
+            return _parse_enrolment(path)
         except (ValueError, LookupError, TypeError):
             raise StateError(f"{path} is damaged: enroll this device again") from None
 
@@ -82,19 +88,75 @@ class StateDirectory:
     def store_enrolment(self, enrolment: Enrolment) -> None:
         """Keep who this device is, readable by its user only."""
         self._make()
-        text = json.dumps(asdict(enrolment), indent=2) + "\n"
+        document = asdict(enrolment)
+        del document["origin"]
+        if enrolment.ca_file is not None:  # ours by its name: the directory may move
+            ca_file = Path(enrolment.ca_file)
+            ours = ca_file.parent.absolute() == self.path.absolute()
+            document["ca_file"] = ca_file.name if ours else str(ca_file)
+        text = json.dumps(document, indent=2) + "\n"
         self._write(self.path / "device.json", text.encode())
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory for one push; StateError if another process does."""
+    def store_authority(self, pem: bytes) -> str:
+        """Keep a copy of certificates to trust; the path of the copy. Stored twice, it is one."""
         self._make()
-        with (self.path / "lock").open("w") as stream:
+        path = self.path / f"{_AUTHORITY}{hashlib.sha256(pem).hexdigest()[:16]}.pem"
+        self._write(path, pem)
+        return str(path)
+
+    def drop_authority(self, ca_file: str | None) -> None:
+        """Remove a copy that no enrolment names any more; files of other people stay."""
+        path = Path(ca_file or "")
+        if path.name.startswith(_AUTHORITY) and path.parent.absolute() == self.path.absolute():
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, purpose: str = "push", *, allow_forgetting: bool = False) -> Iterator[None]:
+        """Hold the directory for one command, `purpose`; StateError if another process does.
+
+        Also if a `forget` was cut off, unless `allow_forgetting`: what waits would be sent.
+        """
+        self._make()
+        with (self.path / "lock").open("a+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StateError(f"another push is running with {self.path}") from None
+                raise StateError(self._busy(stream)) from None
+            stream.truncate(0)
+            stream.write(f"{purpose} {os.getpid()}\n")
+            stream.flush()
+            if not allow_forgetting and (self.path / FORGETTING).exists():
+                raise StateError(
+                    "a `splitfrozen-edge forget` was cut off: run it again to finish it (with "
+                    "--local-only if the server is out of reach)"
+                )
             yield
+
+    def _busy(self, stream: TextIO) -> str:
+        """Who has the lock, as it wrote there."""
+        stream.seek(0)
+        purpose, _, process = stream.read(200).strip().partition(" ")
+        if not process.isdigit():
+            return f"another push is running with {self.path}"
+        advice = "wait for it, or stop it first"
+        if purpose == "run":
+            advice = "stop it first, or let it do the work (splitfrozen-edge join)"
+        return f"splitfrozen-edge {purpose} (process {process}) works with {self.path}: {advice}"
+
+    def begin_forgetting(self) -> bool:
+        """From here on nothing is pushed until `end_forgetting`, over crashes too.
+
+        Whether an earlier `forget` was cut off.
+        """
+        self._make()
+        resumed = (self.path / FORGETTING).exists()
+        self._write(self.path / FORGETTING, b"")
+        return resumed
+
+    def end_forgetting(self) -> None:
+        """What was to be forgotten is gone, or nothing was touched."""
+        (self.path / FORGETTING).unlink(missing_ok=True)
+        sync_directory(self.path)
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,6 +172,19 @@ class StateDirectory:
             os.fsync(stream.fileno())
         part.replace(path)
         sync_directory(path.parent)
+
+
+def _parse_enrolment(path: Path) -> Enrolment:
+    """Fields that older versions did not write have their defaults."""
+    document = json.loads(path.read_text("utf-8"))
+    found = {
+        item.name: document[item.name]
+        for item in fields(Enrolment)
+        if item.name in document or item.default is MISSING
+    }
+    if found.get("ca_file"):
+        found["ca_file"] = str(path.parent.absolute() / found["ca_file"])
+    return Enrolment(**{**found, "origin": path})
 
 
 def sync_directory(path: Path) -> None:

@@ -26,6 +26,9 @@ from splitfrozen.manifest import (
     parse_manifest,
 )
 
+RECORD = "export.json"  # a directory that holds it is a whole model or upper half of ours
+KIND = "SplitFrozen export of a model"
+
 
 @dataclass(frozen=True)
 class Draft:

@@ -52,18 +52,29 @@ used, 130 interrupted.
 def export_command(output_format: str, cut: int | None, **options: Any) -> None:
     from splitfrozen_export.request import Request
 
-    _silence_transformers()
-    document, lines = _run(Request(cut=cut or 0, **options))
+    request = Request(cut=cut or 0, **options)
+    _check_cheaply(request)
+    from splitfrozen_export.quiet import silence_transformers
+
+    silence_transformers()
+    document, lines = _run(request)
     if cut is not None and options["whole"]:
         lines.append(f"Note: --whole takes all blocks; --cut {cut} changes nothing")
     click.echo(json.dumps(document) if output_format == "json" else "\n".join(lines))
 
 
-def _run(request: Request) -> tuple[dict[str, Any], list[str]]:
-    """Do what was asked; the summary as an object and as lines for a person."""
-    from splitfrozen_export.request import check_request
+def _check_cheaply(request: Request) -> None:
+    """Refuse what can be refused before torch and transformers take their seconds to import."""
+    from splitfrozen_export.place import check_place
+    from splitfrozen_export.request import check_output, check_request
 
     check_request(request)
+    check_output(request)
+    check_place(request.model, None if request.whole else request.cut)
+
+
+def _run(request: Request) -> tuple[dict[str, Any], list[str]]:
+    """Do what was asked; the summary as an object and as lines for a person."""
     if request.dry_run:
         return _forecast(request)
     if request.whole or request.segment == "server":
@@ -119,14 +130,6 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         code = FAILED
     sys.exit(code)
-
-
-def _silence_transformers() -> None:
-    """Its bars and notes are about single files; ours say which step of the export runs."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

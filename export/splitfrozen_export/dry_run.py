@@ -17,7 +17,7 @@ from splitfrozen_export.plan import Plan
 from splitfrozen_export.precision.quantize import match_layers
 from splitfrozen_export.split.needs import missing_files
 from splitfrozen_export.split.source import absent_files, weight_map
-from splitfrozen_export.summary import megabytes
+from splitfrozen_export.words import megabytes
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from splitfrozen.errors import ModelError, SplitFrozenError
 from splitfrozen.manifest import Preprocess
 from splitfrozen_export.blueprint import Blueprint, read_blueprint
-from splitfrozen_export.bundle import check_target
+from splitfrozen_export.dense import require_dense
 from splitfrozen_export.measure.batches import Ids
 from splitfrozen_export.measure.loss import cut_windows
 from splitfrozen_export.measure.texts import read_calibration, read_lines, read_text
 from splitfrozen_export.precision.quantize import Recipe, default_embedding
 from splitfrozen_export.preprocess import TextSide, describe, read_text_side
-from splitfrozen_export.request import AUTO, Request, check_request
+from splitfrozen_export.request import AUTO, Request, check_output, check_request
 from splitfrozen_export.split import ModelSource, check_cut, resolve_model, worth_proving
 
 
@@ -47,18 +47,18 @@ class Plan:
 def make_plan(request: Request) -> Plan:
     """Find and read everything but weights, and refuse what cannot be exported.
 
-    Raises what `check_request`, `check_target`, `resolve_model`, `check_cut`, `describe` and the
+    Raises what `check_request`, `check_output`, `resolve_model`, `check_cut`, `describe` and the
     readers of texts raise.
     """
     check_request(request)
-    check_target(request.output, force=request.force, recover=not request.dry_run)
+    check_output(request)
     lines = read_lines(request.eval_text)
     rows = read_calibration(request.calibrate) if request.calibrate else ()
     source = resolve_model(
         request.model, revision=request.revision, trust_remote_code=request.trust_remote_code
     )
     check_cut(source.config, request.cut, code=source.code)
-    _require_dense(source)
+    require_dense(source)
     blueprint = read_blueprint(source)
     _require_decoder(request, source, blueprint)
     text = read_text_side(source)
@@ -101,18 +101,6 @@ def _windows(request: Request, text: TextSide, preprocess: Preprocess) -> list[l
     return cut_windows(
         ids, prefix=preprocess.prefix_ids, max_length=preprocess.max_length, path=request.eval
     )
-
-
-def _require_dense(source: ModelSource) -> None:
-    """The server could train a mixture of experts, but its routing has no ONNX form yet."""
-    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
-        count = getattr(source.config, name, None)
-        if isinstance(count, int) and count > 1:
-            raise ModelError(
-                "model_not_supported",
-                f"{source.id!r} ({source.config.model_type}) is a mixture of {count} experts, "
-                "whose routing cannot be exported; use a dense model",
-            )
 
 
 def _require_decoder(request: Request, source: ModelSource, blueprint: Blueprint) -> None:

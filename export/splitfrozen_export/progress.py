@@ -52,6 +52,10 @@ class Steps:
             self._said = time.monotonic()
             self._progress.console.print(f"{self._step}: {100 * done // max(total, 1)} %")
 
+    def on_note(self, text: str) -> None:
+        """Something that a person should know while a step runs; it stays on the screen."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def _end_part(self) -> None:
         if self._part is not None:
             self._progress.remove_task(self._part)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitfrozen.errors import SplitFrozenError
-from splitfrozen.manifest import Manifest
+from splitfrozen.manifest import MANIFEST_NAME, Manifest
+from splitfrozen_export.bundle import KIND, RECORD, check_target
 
 AUTO = "auto"  # in `keep_fp`: the layers that calibration finds hard
 
@@ -59,6 +60,18 @@ def check_request(request: Request) -> None:
     for name, wrong, reason in _conflicts(request):
         if wrong:
             raise SplitFrozenError("invalid_request", reason, param=name)
+
+
+def check_output(request: Request) -> None:
+    """Refuse an output that is taken; errors as those of `check_target`."""
+    home = request.whole or request.segment == "server"
+    check_target(
+        request.output,
+        force=request.force,
+        marker=RECORD if home else MANIFEST_NAME,
+        kind=KIND if home else "bundle",
+        recover=not request.dry_run,
+    )
 
 
 def _conflicts(request: Request) -> list[tuple[str, bool, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from splitfrozen.manifest import Manifest
 from splitfrozen_export.precision.quantize import MAX_ERROR
 from splitfrozen_export.request import Request, Result
+from splitfrozen_export.words import megabytes
 
 
 def summary_json(result: Result) -> dict[str, Any]:
@@ -56,11 +57,6 @@ def summary_lines(result: Result, request: Request) -> list[str]:
         "",
         *_next_commands(result, request),
     ]
-
-
-def megabytes(size: int) -> str:
-    """Bytes for a person; a megabyte is 10^6."""
-    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"
 
 
 def products_line(precision: str, coverage: Mapping[str, Any]) -> str:

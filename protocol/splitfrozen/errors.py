@@ -75,8 +75,10 @@ _TABLE = (
     ErrorCode("dataset_mismatch", 409, False, "dataset, task, cut, bundle or width do not agree"),
     ErrorCode("base_model_mismatch", 409, False, "the weights differ from the base model's"),
     ErrorCode("duplicate_example", 409, False, "example ids already stored by another shard"),
+    ErrorCode("data_erased", 409, False, "data that the job was trained on was erased"),
     ErrorCode("job_not_active", 409, False, "the job's status does not allow the action"),
     ErrorCode("model_not_ready", 409, False, "the model cannot answer this kind of request"),
+    ErrorCode("out_of_order", 409, False, "the split session expects another step number"),
     ErrorCode("session_lost", 410, False, "the split session is gone: prefill again"),
     ErrorCode("rate_limited", 429, True, "too many requests at once: wait for Retry-After"),
     ErrorCode("internal_error", 500, True, "a fault of the server; it is logged there"),
@@ -87,6 +89,7 @@ _TABLE = (
     ErrorCode("model_not_found", 404, False, "no such model directory or Hub repository"),
     ErrorCode("bad_data", 422, False, "a row of training data cannot be used"),
     ErrorCode("check_failed", 422, False, "a numeric check of the exporter exceeds its limit"),
+    ErrorCode("bad_certificate", 422, False, "the server's certificate is not the trusted one"),
     ErrorCode("bad_signature", 422, False, "splitfrozen.sig is malformed or not of the right key"),
 )
 
@@ -112,14 +115,17 @@ class SplitFrozenError(Exception):
 
     @property
     def code(self) -> str:
+        """Which row of CODES: stable, for programs."""
         return self.entry.code
 
     @property
     def status(self) -> int:
+        """HTTP status that goes with the code."""
         return self.entry.status
 
     @property
     def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
         return self.entry.retryable
 
 

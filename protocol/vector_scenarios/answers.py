@@ -18,12 +18,14 @@ STATUS = {
     403: "forbidden",
     404: "not_found model_not_found",
     409: "name_taken in_use unknown_bundle unknown_label dataset_sealed dataset_mismatch "
-    "base_model_mismatch duplicate_example job_not_active model_not_ready",
+    "base_model_mismatch duplicate_example job_not_active model_not_ready out_of_order "
+    "data_erased",
     410: "session_lost",
     413: "too_large",
     422: "not_finite bad_lengths duplicate_in_shard label_out_of_range token_out_of_range "
     "bad_manifest unsupported_format bad_path missing_file hash_mismatch digest_mismatch "
-    "model_not_supported bad_data check_failed bad_signature",
+    "model_not_supported bad_data check_failed bad_signature "
+    "bad_certificate",
     429: "rate_limited",
     500: "internal_error",
     503: "unavailable",

@@ -21,6 +21,13 @@ from vector_scenarios.shard_bytes import (
 
 
 def bad_tensors() -> Iterator[tuple[str, Vector]]:
+    yield from _names()
+    yield from _entries()
+    yield from _shapes()
+    yield from _offsets()
+
+
+def _names() -> Iterator[tuple[str, Vector]]:
     extra = small(mask=("I8", [1], i8(1)))
     yield "unknown_tensor", bad("unknown_tensor", "a mask", shard(extra))
     pathlike = small(**{"../../x": ("I8", [1], i8(1))})
@@ -35,6 +42,9 @@ def bad_tensors() -> Iterator[tuple[str, Vector]]:
     )
     yield "missing_tensor_scale", bad("missing_tensor", "no scale", shard(small(scale=None)))
     yield "missing_tensor_labels", bad("missing_tensor", "no labels", shard(small(labels=None)))
+
+
+def _entries() -> Iterator[tuple[str, Vector]]:
     yield (
         "bad_dtype_unknown",
         bad(
@@ -51,6 +61,9 @@ def bad_tensors() -> Iterator[tuple[str, Vector]]:
         "bad_header_fields",
         bad("bad_header", "a field too many", edited(lambda h: h["labels"].update(x=1))),
     )
+
+
+def _shapes() -> Iterator[tuple[str, Vector]]:
     for name, shape in {
         "rank_zero": [],
         "rank_three": [2, 1, 1],
@@ -86,6 +99,9 @@ def bad_tensors() -> Iterator[tuple[str, Vector]]:
         "bad_shape_labels",
         bad("bad_shape", "three labels for two", shard(small(labels=("I32", [3], i32(0, 1, 0))))),
     )
+
+
+def _offsets() -> Iterator[tuple[str, Vector]]:
     yield (
         "bad_offsets_hole",
         bad(

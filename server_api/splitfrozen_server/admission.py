@@ -42,7 +42,7 @@ def check_dataset(shard: Shard, target: Target, published: Published | None) -> 
     _agree("task", shard.task, target.task)
     if target.sealed:
         raise RefusedError("dataset_sealed", "the dataset is sealed and takes no more shards")
-    bundle = require_bundle(shard, published)
+    bundle = require_bundle(shard.bundle, published)
     if bundle.base_model_id != target.base_model_id:
         raise RefusedError(
             "dataset_mismatch",
@@ -60,12 +60,12 @@ def check_dataset(shard: Shard, target: Target, published: Published | None) -> 
         )
 
 
-def require_bundle(shard: Shard, published: Published | None) -> Published:
-    """The shard's bundle, or `unknown_bundle`."""
+def require_bundle(bundle: str, published: Published | None) -> Published:
+    """What is published under the id `bundle`, or `unknown_bundle`."""
     if published is None:
         raise RefusedError(
             "unknown_bundle",
-            f"bundle {shard.bundle[:12]}… is not published here: `splitfrozen-server bundles add`",
+            f"bundle {bundle[:12]}… is not published here: `splitfrozen-server bundles add`",
             param="bundle",
         )
     return published
@@ -83,7 +83,7 @@ def check_bundle(shard: Shard, bundle: Published) -> None:
     if (longest := int(shard.lengths.max())) > bundle.max_length:
         raise RefusedError(
             "bad_lengths",
-            f"an example has {longest} tokens; the bundle allows {bundle.max_length}",
+            f"an example has {longest} tokens; at most {bundle.max_length} are allowed",
             param="lengths",
         )
     if shard.targets is not None:

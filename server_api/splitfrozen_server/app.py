@@ -17,22 +17,38 @@ from splitfrozen_server.middleware import (
 from splitfrozen_server.routes import (
     base_models,
     bundles,
+    certificate,
     datasets,
     devices,
     files,
     health,
     jobs,
     models,
+    own_device,
     shards,
     split,
+    split_sessions,
     tokens,
 )
 from splitfrozen_server.routes.shapes import Failure
 from splitfrozen_server.services import Services
 
-_ROUTERS = (health, tokens, devices, base_models, bundles, datasets, shards)
-_TRAINING_ROUTERS = (jobs, files, models, split)
-_OWN_BODY = re.compile(r"/v1/(activation_datasets/[^/]+/shards/|split/|bundles/[^/]+/files/)")
+_ROUTERS = (
+    health,
+    certificate,
+    tokens,
+    own_device,
+    devices,
+    base_models,
+    bundles,
+    datasets,
+    shards,
+)
+_TRAINING_ROUTERS = (jobs, files, models, split, split_sessions)
+_OWN_BODY = re.compile(
+    r"/v1/(activation_datasets/[^/]+/shards/|split/classifications|split/sessions/[^/]+/steps"
+    r"|bundles/[^/]+/files/)"
+)
 
 
 def create_app(services: Services) -> FastAPI:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from splitfrozen.errors import RefusedError
@@ -59,8 +59,9 @@ def insert_token(
     device_id: str | None = None,
     uses_left: int | None = None,
     expires_at: int | None = None,
+    replaces: str | None = None,
 ) -> TokenRow:
-    """Add the row of `token`."""
+    """Add the row of `token`; `replaces` is the id of the token that it ends at its first use."""
     row = TokenRow(
         id=new_id("tok_"),
         tenant_id=tenant_id,
@@ -71,9 +72,44 @@ def insert_token(
         uses_left=uses_left,
         expires_at=expires_at,
         created_at=now(),
+        replaces=replaces,
     )
     session.add(row)
     session.flush()
+    return row
+
+
+def insert_successor(session: Session, token: str, old_id: str) -> TokenRow:
+    """Add `token` as the successor of the token `old_id`, which stays valid until it is used.
+
+    There is one successor at most: whoever asks again because an answer was lost gets a new one,
+    and the lost one opens nothing.
+    """
+    old = session.get_one(TokenRow, old_id)
+    if old.revoked_at is not None:
+        raise RefusedError("unauthorized", "the bearer token is unknown or revoked")
+    session.execute(delete(TokenRow).where(TokenRow.replaces == old_id))
+    return insert_token(
+        session,
+        token,
+        old.role,
+        name=old.name,
+        tenant_id=old.tenant_id,
+        device_id=old.device_id,
+        replaces=old_id,
+    )
+
+
+def confirm_successor(session: Session, token: str) -> TokenRow:
+    """The first use of a successor: from here on the token before it opens nothing."""
+    row = find_token(session, token)
+    if row.replaces is not None:
+        session.execute(
+            update(TokenRow)
+            .where(TokenRow.id == row.replaces, TokenRow.revoked_at.is_(None))
+            .values(revoked_at=now())
+        )
+        row.replaces = None
     return row
 
 
@@ -105,6 +141,8 @@ def require(*roles: Role) -> Callable[..., Awaitable[Identity]]:
             raise RefusedError("unauthorized", "send 'Authorization: Bearer <token>'")
         token = credentials.credentials
         row = await services.database.read(lambda session: find_token(session, token))
+        if row.replaces is not None:
+            row = await services.database.write(lambda session: confirm_successor(session, token))
         if row.role not in roles:
             allowed = " or ".join(roles)
             raise RefusedError("forbidden", f"this needs a token of role {allowed}, not {row.role}")

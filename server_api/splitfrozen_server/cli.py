@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from splitfrozen import __version__
 from splitfrozen.errors import RefusedError, SplitFrozenError
-from splitfrozen_server import manage, manage_jobs
+from splitfrozen_server import manage, manage_jobs, manage_tls
 from splitfrozen_server.cli_options import Duration, data_dir_option
 from splitfrozen_server.client import UnreachableError
 from splitfrozen_server.config import ServerConfig
@@ -62,6 +63,25 @@ def cli() -> None:
     show_default=True,
     help="MiB of disk that uploads leave free.",
 )
+@click.option(
+    "--session-memory",
+    type=click.IntRange(1),
+    help="MiB for the keys and values of split sessions. Default: a quarter of the memory.",
+)
+@click.option(
+    "--max-sessions",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Split sessions at once; beyond, the one used longest ago is dropped.",
+)
+@click.option(
+    "--session-idle",
+    type=Duration(),
+    default="10m",
+    show_default=True,
+    help="Drop a split session this long after its last step.",
+)
 def serve(
     data_dir: Path,
     host: str,
@@ -75,6 +95,9 @@ def serve(
     allow_remote_code: bool,
     run_worker: bool,
     keep_free: int,
+    session_memory: int | None,
+    max_sessions: int,
+    session_idle: float,
 ) -> None:
     """Run the server: SQLite, local files, one training worker. Prints an admin token at first."""
     config = ServerConfig(
@@ -88,12 +111,30 @@ def serve(
         run_worker=run_worker,
         idle_seal=idle_seal,
         keep_free=keep_free << 20,
+        session_memory=None if session_memory is None else session_memory << 20,
+        max_sessions=max_sessions,
+        session_idle=session_idle,
     )
+    config = with_own_certificate(config)
     check_exposure(config)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for name in ("alembic", "httpx", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     _run(config, [(bundle, model) for bundle in bundles])
+
+
+def with_own_certificate(config: ServerConfig) -> ServerConfig:
+    """Serve with what `tls init` made, if it did, unless told otherwise or seen by nobody else."""
+    from splitfrozen_server.tls import TlsFiles, renew_when_due
+
+    files = TlsFiles(config.tls_dir)
+    if config.is_loopback or config.tls_cert or config.tls_key or config.allow_plain_http:
+        return config
+    if not files.complete:
+        return config
+    state = renew_when_due(config.tls_dir)
+    click.echo(f"TLS: own authority, pin {state.pin}, certificate until {state.server_until:%F}")
+    return replace(config, tls_cert=files.server, tls_key=files.server, own_ca=files.ca)
 
 
 def check_exposure(config: ServerConfig) -> None:
@@ -104,7 +145,8 @@ def check_exposure(config: ServerConfig) -> None:
         return
     if not config.allow_plain_http:
         raise click.UsageError(
-            f"{config.host} is reachable from other machines: give --tls-cert and --tls-key, or "
+            f"{config.host} is reachable from other machines: make a certificate with "
+            "splitfrozen-server tls init --host NAME, give --tls-cert and --tls-key, or "
             "--allow-plain-http if the network is yours alone"
         )
     click.echo(
@@ -138,6 +180,7 @@ for group in (
     manage_jobs.jobs,
     manage.tokens,
     manage.devices,
+    manage_tls.tls,
 ):
     cli.add_command(group)
 

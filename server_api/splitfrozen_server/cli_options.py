@@ -23,6 +23,7 @@ import click
 
 from splitfrozen_server.client import DEFAULT_SERVER, ServerClient
 from splitfrozen_server.config import is_loopback
+from splitfrozen_server.enrol_command import device_address, enrol_command
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,6 +60,16 @@ class Terminal:
         for name, value in item.items():
             click.echo(f"{name:<{width}}  {cell(value)}")
 
+    def enrol_command(self, token: str) -> str:
+        """What to type on a device, with the pin of a server that has an authority of its own."""
+        pem = self.client.own_authority()
+        if pem is None:
+            return enrol_command(self.client.server, token, None)
+        from splitfrozen_server.tls import fingerprint
+
+        address = device_address(self.client.server, self.client.own_names(pem))
+        return enrol_command(address, token, fingerprint(pem))
+
     def json(self, value: Any) -> None:
         """Print JSON with an indent."""
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -91,7 +102,8 @@ def management(command: F) -> F:
         **options: Any,
     ) -> Any:
         secret = token or local_token(server, data_dir)
-        with ServerClient(server, secret, ca=ca) as client:
+        trusted = ca or local_authority(server, data_dir)
+        with ServerClient(server, secret, ca=trusted) as client:
             return command(*arguments, terminal=Terminal(client, output_format), **options)
 
     decorated: Any = connected
@@ -115,6 +127,13 @@ def local_token(server: str, data_dir: Path) -> str:
             "Give --token or set SPLITFROZEN_TOKEN."
         )
     return read_admin_token(data_dir)
+
+
+def local_authority(server: str, data_dir: Path) -> Path | None:
+    """The certificate that `tls init` made, for a server on this machine."""
+    path = data_dir / "tls" / "ca.pem"
+    is_local = server.startswith("https://") and is_loopback(urlsplit(server).hostname or "")
+    return path if is_local and path.exists() else None
 
 
 def read_admin_token(data_dir: Path) -> str:

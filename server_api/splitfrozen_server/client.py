@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -38,12 +37,7 @@ class ServerClient:
     def __enter__(self) -> ServerClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
@@ -59,6 +53,31 @@ class ServerClient:
     def delete(self, path: str) -> Any:
         """DELETE."""
         return self._call("DELETE", path)
+
+    def own_authority(self) -> str | None:
+        """PEM of the server's own certificate authority, or None."""
+        try:
+            with self.stream("/v1/ca") as answer:
+                return answer.read().decode("ascii")
+        except RefusedError:
+            return None
+
+    def own_names(self, authority: str) -> list[str]:
+        """Names and addresses of the server's certificate, which `authority` (PEM) signed."""
+        import socket
+        import ssl
+
+        url = httpx.URL(self.server)
+        context = ssl.create_default_context(cadata=authority)
+        try:
+            with (
+                socket.create_connection((url.host, url.port or 443), timeout=10) as plain,
+                context.wrap_socket(plain, server_hostname=url.host) as stream,
+            ):
+                shown = stream.getpeercert() or {}
+        except OSError:
+            return []
+        return [str(name[1]) for name in shown.get("subjectAltName", ())]
 
     def list_all(self, path: str, **query: Any) -> list[dict[str, Any]]:
         """The `data` of a list."""

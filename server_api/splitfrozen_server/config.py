@@ -28,6 +28,7 @@ class ServerConfig:
     worker_socket: Path = Path("worker.sock")  # the API asks for inference here
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    own_ca: Path | None = None  # certificate of the CA that `tls init` made, where it signs ours
     allow_plain_http: bool = False  # plain HTTP beyond loopback, warned about at every start
     allow_remote_code: bool = False  # admins may register models that bring Python code
     run_worker: bool = True  # False: take uploads only
@@ -37,6 +38,10 @@ class ServerConfig:
     max_request: int = 1 << 20  # of any other request body
     upload_slots: int = 16  # shard bodies in memory at once
     inference_slots: int = 16  # bodies that wait for the worker at once; uploads keep their own
+    step_slots: int = 64  # steps of split sessions that wait for the worker at once
+    max_sessions: int = 256  # split sessions at once; the one used longest ago gives way
+    session_memory: int | None = None  # of their keys and values; None: a quarter of the machine's
+    session_idle: float = 600.0  # without a step until a split session is dropped
     slot_wait: float = 5.0  # until a shard without a slot is answered 429
     body_timeout: float = 60.0  # for a whole body to arrive
     keep_free: int = 64 << 20  # disk that uploads leave to the database and to training
@@ -71,6 +76,10 @@ class ServerConfig:
     @property
     def bundle_key_file(self) -> Path:
         return self.data_dir / "bundle.key"
+
+    @property
+    def tls_dir(self) -> Path:
+        return self.data_dir / "tls"
 
     @property
     def is_loopback(self) -> bool:

@@ -148,8 +148,8 @@ def seal_idle(session: Session, uptime: float) -> list[str]:
     return [row.name for row in rows]
 
 
-def delete_dataset(session: Session, tenant: str, key: str) -> tuple[str, list[str]]:
-    """Remove a dataset with all rows; returns its id and the digests of its blobs.
+def delete_dataset(session: Session, tenant: str, key: str) -> str:
+    """Remove a dataset with all rows; returns its id. Its blobs are `erasure`'s.
 
     Raises `in_use` while an unfinished job uses it.
     """
@@ -162,9 +162,8 @@ def delete_dataset(session: Session, tenant: str, key: str) -> tuple[str, list[s
         raise RefusedError(
             "in_use", f"job {job} uses dataset {row.name!r}; cancel it first", param="dataset"
         )
-    digests = list(session.scalars(select(ShardRow.digest).where(ShardRow.dataset_id == row.id)))
     session.execute(delete(DatasetRow).where(DatasetRow.id == row.id))
-    return row.id, digests
+    return row.id
 
 
 def _insert_labels(session: Session, row: DatasetRow, names: Sequence[str], *, start: int) -> None:

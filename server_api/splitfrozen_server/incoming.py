@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from splitfrozen.errors import RefusedError
@@ -127,12 +126,7 @@ class Body:
             self._stream = os.fdopen(os.open(self._part, flags, 0o600), "wb")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._stream is not None:
             with contextlib.suppress(OSError):  # a full disk was reported by `write`
                 self._stream.close()

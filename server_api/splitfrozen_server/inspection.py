@@ -30,16 +30,22 @@ class PrefixDigests:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, tuple[object, ...]], str] = {}
+        # Each computation is a process that imports torch: of many requests that come at once,
+        # one makes it and the others wait for the result.
+        self._computing = asyncio.Lock()
 
     async def of(self, path: str, cut: int, *, trust_remote_code: bool) -> str:
         """The prefix digest of the model directory `path` at `cut`."""
         key = (path, cut, _fingerprint(Path(path)))
-        if key not in self._known:
-            facts = await inspect_model(
-                path, revision=None, cut=cut, trust_remote_code=trust_remote_code
-            )
-            assert facts.prefix_digest is not None  # a cut was given
-            self._known[key] = facts.prefix_digest
+        if key in self._known:
+            return self._known[key]
+        async with self._computing:
+            if key not in self._known:
+                facts = await inspect_model(
+                    path, revision=None, cut=cut, trust_remote_code=trust_remote_code
+                )
+                assert facts.prefix_digest is not None  # a cut was given
+                self._known[key] = facts.prefix_digest
         return self._known[key]
 
     def add(self, path: str, cut: int, digest: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -154,14 +155,20 @@ def tokens() -> None:
 def create_token(
     role: str, uses: int | None, expires: float | None, name: str | None, terminal: Terminal
 ) -> None:
-    """Make a token. Its secret is printed this once; text output is the secret alone."""
+    """Make a token. Its secret is printed this once; text output is the secret alone.
+
+    For role enrol the whole command for the device is printed too, on standard error.
+    """
     lifetime = None if expires is None else max(1, round(expires))
     body = {"role": role, "uses": uses, "expires_in": lifetime, "name": name}
     made = terminal.client.post("/v1/tokens", body)
+    command = None if role == "admin" else terminal.enrol_command(made["token"])
     if terminal.format == "json":
-        terminal.json(made)
-    else:
-        click.echo(made["token"])
+        terminal.json(made if command is None else {**made, "enroll": command})
+        return
+    click.echo(made["token"])
+    if command is not None:
+        click.echo(f"On the device:\n  {command}", err=True)
 
 
 @tokens.command("list")
@@ -203,6 +210,17 @@ def list_devices(terminal: Terminal) -> None:
 def revoke_device(device_id: str, terminal: Terminal) -> None:
     """Revoke the tokens of the device with id DEVICE_ID; what it pushed stays."""
     terminal.item(terminal.client.delete(f"/v1/devices/{device_id}"))
+
+
+@devices.command("erase")
+@click.argument("device_id")
+@click.option("--dataset", help="Only what it pushed to this dataset (name or id).")
+@click.confirmation_option("--yes", prompt="Erase what the device pushed, and stop jobs on it?")
+@management
+def erase_device(device_id: str, dataset: str | None, terminal: Terminal) -> None:
+    """Erase what the device with id DEVICE_ID pushed. Adapters that saw it are named; they stay."""
+    query = f"?dataset={quote(dataset, safe='')}" if dataset else ""
+    terminal.item(terminal.client.delete(f"/v1/devices/{device_id}/data{query}"))
 
 
 def _absolute(source: str) -> str:

@@ -19,6 +19,7 @@ from splitfrozen_server.blobs import PART, BlobStore, flush_directory
 from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.database.engine import Database
 from splitfrozen_server.database.tables import BundleRow, ShardRow
+from splitfrozen_server.erasure import finish_erasures
 from splitfrozen_server.incoming import Incoming
 from splitfrozen_server.jobs.results import file_store
 
@@ -31,11 +32,13 @@ class Recovered:
     orphans: int  # blobs and bundles that no row names, put aside now
     returned: int  # blobs and bundles that rows name again, taken back now
     missing: tuple[str, ...]  # digests whose row has no blob: must be empty
+    erased: int = 0  # erasures that a crash had cut off, finished now
 
 
 def recover(database: Database, blobs: BlobStore, config: ServerConfig) -> Recovered:
     """Make blobs, bundles and rows agree; run before the first request, safe to run again."""
     config.bundle_dir.mkdir(exist_ok=True)
+    erased = finish_erasures(database, blobs, config)  # first: what it deletes is no orphan
     parts = blobs.delete_parts() + file_store(config).delete_parts()
     parts += _delete_bundle_parts(config.bundle_dir)
     incoming = Incoming(config.incoming_dir)
@@ -62,7 +65,7 @@ def recover(database: Database, blobs: BlobStore, config: ServerConfig) -> Recov
         for path in list(config.bundle_dir.iterdir())
         if path.name not in published
     )
-    return Recovered(parts, orphans, returned, tuple(sorted(needed - stored)))
+    return Recovered(parts, orphans, returned, tuple(sorted(needed - stored)), erased)
 
 
 def _delete_bundle_parts(bundle_dir: Path) -> int:

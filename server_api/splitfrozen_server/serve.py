@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from splitfrozen_server.services import Services, open_services
 from splitfrozen_server.sockets import bind, socket_directory
 from splitfrozen_server.starter import register_at_start
 from splitfrozen_server.supervisor import supervise, worker_command
+from splitfrozen_server.tls_renewal import keep_renewed
 
 GRACE = 5  # seconds that open requests get at the end
 
@@ -96,6 +98,8 @@ def _prepare(services: Services, say: Callable[[str], None]) -> None:
 def _report(found: Recovered, config: ServerConfig) -> None:
     if found.parts:
         log.info("removed %d interrupted writes", found.parts)
+    if found.erased:
+        log.info("finished %d erasures that the last stop had cut off", found.erased)
     if found.returned:
         log.info("took %d shards and bundles back from %s", found.returned, config.orphan_dir)
     if found.orphans:
@@ -127,6 +131,8 @@ async def _run_until_signal(
     public = await _start(
         create_app(services), [listener], ssl_certfile=config.tls_cert, ssl_keyfile=config.tls_key
     )
+    if config.own_ca is not None and public.context is not None:
+        background.append(asyncio.create_task(keep_renewed(config.own_ca.parent, public.context)))
     say(f"SplitFrozen {__version__} on {_address(config, listener)} (API: /docs)")
     await stop.wait()
     log.info("stopping")
@@ -143,6 +149,11 @@ class _Running:
     def __init__(self, server: _Server, task: asyncio.Task[None]) -> None:
         self._server = server
         self._task = task
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """What new TLS connections are made with."""
+        return self._server.config.ssl
 
     async def end(self) -> None:
         """Refuse new connections, let open requests finish, and wait."""

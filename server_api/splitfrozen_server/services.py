@@ -33,13 +33,16 @@ class Services:
     worker_state: str = "not started"  # for /ready: running | restarting | disabled
     upload_slots: asyncio.Semaphore = field(init=False)  # one for each shard body in memory
     inference_slots: asyncio.Semaphore = field(init=False)  # one for each body at the worker
+    step_slots: asyncio.Semaphore = field(init=False)  # one for each step of a split session
     disk_room: DiskRoom = field(init=False)  # for files of bundles
     upload_begins: asyncio.Lock = field(default_factory=asyncio.Lock)  # one begins at a time
+    erasing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one erasure at a time
     digest_locks: KeyedLocks = field(default_factory=KeyedLocks)  # one upload of a digest at once
 
     def __post_init__(self) -> None:
         self.upload_slots = asyncio.Semaphore(self.config.upload_slots)
         self.inference_slots = asyncio.Semaphore(self.config.inference_slots)
+        self.step_slots = asyncio.Semaphore(self.config.step_slots)
         self.disk_room = DiskRoom(self.config.data_dir, self.config.keep_free)
 
     async def close(self) -> None:

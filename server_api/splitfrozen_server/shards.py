@@ -106,6 +106,7 @@ def _insert_shard(session: Session, dataset: DatasetRow, arrival: Arrival) -> Sh
     shard = arrival.shard
     bundle = session.get_one(BundleRow, (arrival.tenant, shard.bundle))
     dataset.shards += 1
+    dataset.last_sequence += 1
     dataset.examples += shard.examples
     dataset.tokens += shard.tokens
     dataset.bytes += arrival.size
@@ -117,7 +118,7 @@ def _insert_shard(session: Session, dataset: DatasetRow, arrival: Arrival) -> Sh
         id=new_id("shard_"),
         tenant_id=arrival.tenant,
         dataset_id=dataset.id,
-        sequence=dataset.shards,
+        sequence=dataset.last_sequence,
         digest=arrival.digest,
         device_id=arrival.device,
         bundle_id=shard.bundle,

@@ -39,7 +39,16 @@ def worker_command(services: Services) -> list[str]:
         str(config.worker_socket),
         "--parent-pid",
         str(os.getpid()),
+        "--max-sessions",
+        str(config.max_sessions),
+        "--session-idle",
+        str(config.session_idle),
+        *_memory_option(config.session_memory),
     ]
+
+
+def _memory_option(size: int | None) -> list[str]:
+    return [] if size is None else ["--session-memory", str(size)]
 
 
 async def supervise(services: Services, command: list[str]) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import venv
@@ -31,6 +32,21 @@ def edge_bin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     constraints = ["--constraint", ROOT / "constraints.txt"]
     subprocess.run([*pip, *constraints, f"{wheel}[edge]"], check=True, timeout=500)
     yield directory / "venv" / "bin"
+
+
+def test_what_a_device_needs_besides_code_is_in_the_wheel(edge_bin: Path) -> None:
+    """The systemd unit, with this environment's program in it; and the doctor finds no fault."""
+    unit = run([edge_bin / "splitfrozen-edge", "service", "print"])
+    assert f"ExecStart={edge_bin / 'splitfrozen-edge'} run " in unit
+    examined = json.loads(
+        run([edge_bin / "splitfrozen-edge", "doctor", "--offline", "--format", "json"])
+    )
+    found = {row["check"]: row["status"] for row in examined["checks"]}
+    assert (found["python"], found["runtime"]) == ("ok", "ok")
+
+
+def run(command: list[str | Path]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 def test_the_heavy_frameworks_are_not_installed(edge_bin: Path) -> None:

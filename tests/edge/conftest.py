@@ -33,6 +33,13 @@ def decoder_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(directory, family="llama", chat_template=CHAT)
 
 
+@pytest.fixture(scope="session")
+def past_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a decoder that can generate."""
+    directory = tmp_path_factory.mktemp("bundles") / "past"
+    return write_bundle(directory, family="llama", chat_template=CHAT, with_past=True)
+
+
 @pytest.fixture
 def server(encoder_bundle: Path, decoder_bundle: Path) -> Iterator[ProtocolServer]:
     """A running server that has both bundles."""

@@ -7,6 +7,7 @@ used up by the next request of its method.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ import zstandard
 
 from splitfrozen import Shard, SplitFrozenError, decode, digest, read_bundle
 from splitfrozen.errors import CODES
+from splitfrozen.manifest import MANIFEST_NAME
+from tests.edge.split_sessions import SessionRefusal, Sessions
 
 ENROL_TOKEN = "enrol-token"
 DEVICE_TOKEN = "device-token"
@@ -31,7 +34,8 @@ class Fault:
     """One way to misbehave, once.
 
     refuse: answer `status` with `code`; before: break the connection unheard; after: do the work,
-    then break the connection inside the answer; wrong: a receipt for other bytes; garbage: no JSON.
+    then break the connection inside the answer; wrong: a receipt for other bytes; garbage: no JSON;
+    none: behave.
     """
 
     kind: str
@@ -72,6 +76,9 @@ class ProtocolServer:
         self.shards: dict[str, dict[str, Shard]] = {}  # dataset id -> digest -> shard
         self.models: dict[str, dict[str, Any]] = {}
         self.devices = 0
+        self.beats: list[dict[str, Any]] = []  # heartbeats as they came
+        self.next_beat: float | None = 60  # seconds; None: a server of before heartbeats
+        self.split = Sessions()
         self.url = ""
 
     def script(self, method: str, *faults: Fault) -> None:
@@ -123,16 +130,24 @@ class ProtocolServer:
         query = {key: value[0] for key, value in parse_qs(urlsplit(seen.path).query).items()}
         if seen.headers.get("splitfrozen-protocol") != "1":
             raise Refusal("unsupported_protocol")
+        if parts == ["version"]:
+            return 200, {"version": "0", "protocols": ["1"], "bundle_key": None}
         token = seen.headers.get("authorization", "").removeprefix("Bearer ")
-        if token != (ENROL_TOKEN if parts[1] == "devices" else DEVICE_TOKEN):
+        if token != (ENROL_TOKEN if parts[1:] == ["devices"] else DEVICE_TOKEN):
             raise Refusal("unauthorized", "no valid bearer token")
         match seen.method, parts[1:]:
             case "POST", ["devices"]:
                 self.devices += 1
                 name = json.loads(seen.body)["name"]
                 return 201, {"id": f"dev_{self.devices}", "name": name, "token": DEVICE_TOKEN}
+            case "PUT", ["devices", "self", "profile"]:
+                return 200, {"id": "dev_1", **json.loads(seen.body)}
+            case "POST", ["devices", "self", "heartbeat"] if self.next_beat is not None:
+                return 200, self._beat(json.loads(seen.body))
             case "GET", ["bundles"]:
                 return 200, {"data": self._bundles(query)}
+            case "GET", ["bundles", bundle] if bundle in self.bundles:
+                return 200, {"id": bundle, "manifest": self._manifest(bundle)}
             case "GET", ["bundles", bundle, "files", name]:
                 return self._file(bundle, name, seen.headers.get("range"))
             case "GET", ["models", name] if name in self.models:
@@ -147,7 +162,30 @@ class ProtocolServer:
                 return self._store(self.find_dataset(name), wanted, seen)
             case "POST", ["split", "classifications"]:
                 return 200, _classify(query["model"], decode(_content(seen)))
+            case method, ["split", "sessions", *rest]:
+                return self._split(method, rest, query, _content(seen))
         raise Refusal("not_found", f"no route {seen.path}")
+
+    def _split(self, method: str, rest: list[str], query: dict[str, str], body: bytes) -> Any:
+        try:
+            return self.split.route(method, rest, query, body)
+        except SessionRefusal as error:
+            raise Refusal(error.code, str(error), **error.details) from None
+
+    def _beat(self, beat: dict[str, Any]) -> dict[str, Any]:
+        self.beats.append(beat)
+        datasets = []
+        for name in beat["datasets"]:
+            try:
+                datasets.append(self.find_dataset(name) | {"deleted": False})
+            except Refusal:
+                datasets.append({"id": name, "deleted": True})
+        return {
+            "object": "device.heartbeat",
+            "now": 0,
+            "next_in": self.next_beat,
+            "datasets": datasets,
+        }
 
     def _create(self, document: dict[str, Any]) -> tuple[int, Any]:
         if document["bundle"] not in self.bundles:
@@ -195,8 +233,12 @@ class ProtocolServer:
         return [
             {"id": known, "precision": manifest.precision, "created_at": place}
             for place, (known, manifest) in enumerate(found)
-            if query == {"base_model": manifest.base_model.id, "cut": str(manifest.cut)}
+            if query["base_model"] == manifest.base_model.id
+            and query.get("cut", str(manifest.cut)) == str(manifest.cut)
         ]
+
+    def _manifest(self, bundle: str) -> Any:
+        return json.loads((self.bundles[bundle] / MANIFEST_NAME).read_bytes())
 
     def _file(self, bundle: str, name: str, wanted: str | None) -> tuple[int, bytes]:
         if bundle not in self.bundles:
@@ -228,7 +270,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         """Log, misbehave if scripted, else route."""
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        length = int(self.headers.get("content-length") or 0)
+        try:
+            body = self.rfile.read(length)
+        except OSError:
+            body = b""
+        if len(body) < length:  # the connection broke within the body: nobody to answer
+            self.close_connection = True
+            return
         headers = {key.lower(): value for key, value in self.headers.items()}
         seen = Seen(self.command, self.path, headers, body)
         with self.state.lock:
@@ -238,9 +287,9 @@ class _Handler(BaseHTTPRequestHandler):
             if fault and fault.kind in ("refuse", "before", "garbage", "wrong"):
                 return self._misbehave(fault)
             status, document, extra = self._answer(seen)
-        self._reply(status, document, extra, cut=fault is not None)
+        self._reply(status, document, extra, cut=fault is not None and fault.kind != "none")
 
-    do_GET = do_POST = do_PUT = handle_any
+    do_GET = do_POST = do_PUT = do_DELETE = handle_any
 
     def _answer(self, seen: Seen) -> tuple[int, Any, dict[str, Any]]:
         try:
@@ -287,12 +336,19 @@ def _error(code: str, message: str, details: dict[str, Any]) -> tuple[int, Any, 
     return status, {"error": error | ({"details": details} if details else {})}, {}
 
 
+class _Http(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing about clients that were killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def running_server() -> Iterator[ProtocolServer]:
     """A server on a free port of the loopback."""
     state = ProtocolServer()
     handler = type("Handler", (_Handler,), {"state": state})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+    with _Http(("127.0.0.1", 0), handler) as http:
         http.daemon_threads = True
         http.block_on_close = False
         state.url = f"http://127.0.0.1:{http.server_port}"

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from splitfrozen.errors import DataError, ManifestError, RefusedError
 from splitfrozen_edge.cli import main
-from splitfrozen_edge.commands.enroll import _is_loopback
 from splitfrozen_edge.exits import describe
+from splitfrozen_edge.identity.enrolling import is_loopback
 from splitfrozen_edge.state import StateDirectory
 from tests.edge.conftest import write_sentences
 from tests.edge.protocol_server import ENROL_TOKEN, Fault, ProtocolServer
@@ -30,7 +30,9 @@ def push_arguments(tmp_path: Path, state: StateDirectory, encoder_bundle: Path) 
     return [*fixed, "--dataset", "d", "--data", data, "--bundle", encoder_bundle]
 
 
-@pytest.mark.parametrize("command", ["enroll", "push", "predict", "status", "queue"])
+@pytest.mark.parametrize(
+    "command", ["enroll", "push", "predict", "generate", "chat", "status", "queue"]
+)
 def test_every_command_and_option_has_help(command: str) -> None:
     found = run(command, "--help")
     assert found.exit_code == 0
@@ -44,10 +46,10 @@ def test_the_help_lists_the_exit_codes() -> None:
     assert all(f"\n    {code} " in found.output for code in (0, 1, 2, 3, 130))
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",)])
-def test_predict_says_that_the_server_can_read_the_text(arguments: tuple[str, ...]) -> None:
-    found = " ".join(run("predict", "--help").output.split())
-    assert "Whoever runs the server can reconstruct the texts" in found
+@pytest.mark.parametrize("command", ["predict", "generate", "chat"])
+def test_what_sends_a_text_says_that_the_server_can_read_it(command: str) -> None:
+    found = " ".join(run(command, "--help").output.split())
+    assert "hoever runs the server can reconstruct the" in found
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_predict_says_that_the_server_can_read_the_text(arguments: tuple[str, ..
     ],
 )
 def test_plain_http_is_warned_about_beyond_this_machine(server: str, warned: bool) -> None:
-    assert _is_loopback(server) is not warned
+    assert is_loopback(server) is not warned
 
 
 def test_what_the_server_refuses_for_ever_can_be_dropped(
@@ -72,7 +74,7 @@ def test_what_the_server_refuses_for_ever_can_be_dropped(
     assert refused.exit_code == 3
     assert "queue drop --dataset ds_0" in refused.output
     home = ("--state-dir", state.path)
-    assert "20 examples wait in 1 shards" in run("queue", "list", *home).output
+    assert "20 in 1 shards were refused" in run("queue", "list", *home).output
     assert run("queue", "drop", "--dataset", "d", *home).exit_code == 130  # nobody said yes
     dropped = run("queue", "drop", "--dataset", "d", "--yes", *home)
     assert (dropped.exit_code, "dropped 20 examples" in dropped.output) == (0, True)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitfrozen.errors import CODES, RefusedError
+from splitfrozen_edge.http.chunks import CHUNK, Chunks
 from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.http.refusals import TransientError, read_refusal
 from splitfrozen_edge.http.retry import RetryPolicy, parse_retry_after
@@ -236,3 +237,53 @@ class _Hello(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on the test's output."""
+
+
+def test_a_throttle_hears_every_byte_before_it_is_sent_and_nothing_else_changes(
+    server: ProtocolServer, client: Client
+) -> None:
+    dataset = server.add_dataset("d", "classification", ["a"])
+    body, name = small_body(server, dataset)
+    client.put_shard(dataset, name, body)
+    server.shards[dataset].clear()
+    heard: list[int] = []
+    client.throttle = heard.append
+    assert client.put_shard(dataset, name, body)["digest"] == name
+    plain, throttled = (seen for seen in server.requests if seen.method == "PUT")
+    assert plain.body == throttled.body and sum(heard) == len(plain.body)
+    assert throttled.headers["content-length"] == plain.headers["content-length"]
+    assert "transfer-encoding" not in throttled.headers
+
+
+def test_a_throttled_retry_sends_the_same_bytes(server: ProtocolServer, client: Client) -> None:
+    dataset = server.add_dataset("d", "classification", ["a"])
+    body, name = small_body(server, dataset)
+    server.script("PUT", Fault("refuse", 503), Fault("after"))
+    heard: list[int] = []
+    client.throttle = heard.append
+    client.put_shard(dataset, name, body)
+    assert len(set(server.bodies())) == 1 and sum(heard) == 3 * len(server.bodies()[0])
+    assert client.sent_bytes == len(server.bodies()[0]) and client.sent_seconds > 0
+
+
+def test_chunks_of_a_throttled_body_are_small_and_can_be_sent_again() -> None:
+    heard: list[int] = []
+    content = bytes(range(256)) * 1000
+    chunks = Chunks(content, heard.append)
+    for _ in range(2):
+        assert b"".join(chunks) == content
+    assert max(heard) == CHUNK and sum(heard) == 2 * len(content)
+
+
+def test_a_throttle_that_raises_ends_the_upload(server: ProtocolServer, client: Client) -> None:
+    dataset = server.add_dataset("d", "classification", ["a"])
+    body, name = small_body(server, dataset)
+
+    def stop(size: int) -> None:
+        raise KeyboardInterrupt
+
+    client.throttle = stop
+    with pytest.raises(KeyboardInterrupt):
+        client.put_shard(dataset, name, body)
+    client.throttle = None
+    assert client.put_shard(dataset, name, body)["digest"] == name

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from splitfrozen import read_bundle
-from splitfrozen.errors import DataError
-from splitfrozen_edge.data.examples import Preparer
+from splitfrozen_edge.data.examples import Preparer, Tally
 from splitfrozen_edge.data.preprocess import Preprocessor
-from splitfrozen_edge.data.rows import Source
+from splitfrozen_edge.data.rows import Source, read_rows
 from splitfrozen_edge.data.tokenizer import Tokenizer
 from splitfrozen_edge.pushing.collect import ShardHeader
+from splitfrozen_edge.pushing.naming import FileLabels
 from tests.edge.conftest import write_sentences
 
 
@@ -30,5 +28,15 @@ def test_a_file_that_changed_between_the_readings_is_refused(
         strict=False,
     )
     source = Source(write_sentences(tmp_path / "d.jsonl", 3, label="new"), "classification")
-    with pytest.raises(DataError, match=r"d\.jsonl:1: the file changed while it was read"):
-        preparer.prepare(source, names={"old": "old"}, known=set())
+    told: list[str] = []
+    examples = preparer.prepare(
+        read_rows(source),
+        FileLabels({"old": "old"}),
+        path=str(source.path),
+        is_known=lambda example: False,
+        occurrence=lambda first: 0,
+        on_bad_row=lambda error: told.append(str(error)),
+        tally=Tally(),
+    )
+    assert list(examples) == []
+    assert f"{source.path}:1: the file changed while it was read" in told[0]

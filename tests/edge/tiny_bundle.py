@@ -19,6 +19,8 @@ from splitfrozen.manifest import (
     Preprocess,
     manifest_bytes,
 )
+from tests.edge.tiny_codec import codec_constants, codec_nodes
+from tests.edge.tiny_past import write_past_graph
 from tests.tiny_tokenizer import TINY_VOCAB, TokenizerStyle, write_tiny_tokenizer
 
 WIDTH = 16
@@ -38,8 +40,9 @@ def write_bundle(
     with_codec: bool = True,
     max_length: int = 32,
     chat_template: str | None = None,
+    with_past: bool = False,
 ) -> Path:
-    """Write graph, external weights, tokenizer and manifest."""
+    """Write graph, external weights, tokenizer and manifest; maybe the graph with past."""
     directory.mkdir(parents=True)
     style = TokenizerStyle.of(family)
     write_tiny_tokenizer(directory, style)
@@ -50,7 +53,12 @@ def write_bundle(
     rules = Preprocess(
         max_length, "right", prefix, ids["eos_token_id"], ids["pad_token_id"], chat_template
     )
-    files = (graph.DEVICE_GRAPH, graph.DEVICE_WEIGHTS, graph.TOKENIZER)
+    files = [graph.DEVICE_GRAPH, graph.DEVICE_WEIGHTS, graph.TOKENIZER]
+    if with_past:
+        write_past_graph(
+            directory / graph.DEVICE_WITH_PAST, embedding() if table is None else table
+        )
+        files.append(graph.DEVICE_WITH_PAST)
     manifest = Manifest(
         base_model=BaseModel("tiny", None),
         prefix_digest="0" * 64,
@@ -94,9 +102,8 @@ def _write_graph(directory: Path, table: NDArray[np.float32], *, with_codec: boo
     ]
     weights = [numpy_helper.from_array(table, "table"), _constant("last", [-1])]
     if with_codec:
-        nodes += _codec()
-        weights += [_scalar("limit", 127), _scalar("one", 1), _scalar("zero", 0)]
-        weights += [_scalar("low", -127)]
+        nodes += codec_nodes()
+        weights += codec_constants()
         outputs.append(_output(graph.HIDDEN_Q, TensorProto.INT8, WIDTH))
         outputs.append(_output(graph.SCALE, TensorProto.FLOAT16, 1))
     body = helper.make_graph(nodes, "device", inputs, outputs, weights)
@@ -111,30 +118,8 @@ def _write_graph(directory: Path, table: NDArray[np.float32], *, with_codec: boo
     )
 
 
-def _codec() -> list[onnx.NodeProto]:
-    """SPEC 3.1 for one group: WIDTH is at most 64."""
-    node = helper.make_node
-    return [
-        node("Abs", [graph.HIDDEN], ["magnitude"]),
-        node("ReduceMax", ["magnitude", "last"], ["largest"], keepdims=1),
-        node("Div", ["largest", "limit"], ["exact"]),
-        node("Cast", ["exact"], [graph.SCALE], to=TensorProto.FLOAT16),
-        node("Cast", [graph.SCALE], ["rounded"], to=TensorProto.FLOAT),
-        node("Equal", ["rounded", "zero"], ["is_zero"]),
-        node("Where", ["is_zero", "one", "rounded"], ["divisor"]),
-        node("Div", [graph.HIDDEN, "divisor"], ["quotient"]),
-        node("Round", ["quotient"], ["whole"]),
-        node("Clip", ["whole", "low", "limit"], ["clipped"]),
-        node("Cast", ["clipped"], [graph.HIDDEN_Q], to=TensorProto.INT8),
-    ]
-
-
 def _output(name: str, kind: int, width: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, ["batch", "seq", width])
-
-
-def _scalar(name: str, value: float) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(value, np.float32), name)
 
 
 def _constant(name: str, values: list[int]) -> onnx.TensorProto:

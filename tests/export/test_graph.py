@@ -192,9 +192,20 @@ def test_a_fixed_axis_is_refused() -> None:
 
 
 def test_what_has_no_graph_is_refused_with_the_reason() -> None:
-    with pytest.raises(SplitFrozenError, match=r"opset 23: .*; opset 20: ") as refused:
+    with pytest.raises(SplitFrozenError, match=r"has no ONNX form: .+ \(opset 23") as refused:
         export_graph(Undecided())
     assert refused.value.code == "model_not_supported"
+
+
+def test_a_reason_that_is_the_same_for_every_opset_is_said_once() -> None:
+    class Impossible(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("this module cannot run at all")
+
+    with pytest.raises(SplitFrozenError) as refused:
+        export_graph(Impossible())
+    assert refused.value.message.count("the device segment has no ONNX form") == 1
+    assert refused.value.message.endswith("(opset 23 and 20)")
 
 
 def test_an_older_opset_gives_the_same_graph_for_older_runtimes(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from splitfrozen import read_bundle
+from splitfrozen import SplitFrozenError, read_bundle
+from splitfrozen_export.split.source import hub_errors
 from tests.export.hub_stand_in import HubStandIn, hub_stand_in
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
@@ -143,3 +146,40 @@ def test_what_cannot_be_fetched_is_refused_with_the_reason(hub: HubStandIn, tmp_
     assert errors.count("at that revision; check the spelling, and HF_TOKEN") == 2
     assert "Traceback" not in errors
     assert list(tmp_path.glob("*bundle*")) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_not_blamed_on_the_hub(number: int) -> None:
+    with pytest.raises(SplitFrozenError) as refused, hub_errors("someone/tiny"):
+        raise OSError(number, os.strerror(number))
+    assert refused.value.code == "insufficient_storage"
+    assert "no room for 'someone/tiny' in the Hub cache (HF_HOME)" in refused.value.message
+
+
+def test_another_broken_disk_is_not_called_full() -> None:
+    with pytest.raises(SplitFrozenError) as refused, hub_errors("someone/tiny"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert refused.value.code == "model_not_found"
+
+
+def test_a_dry_run_of_a_sharded_model_counts_only_the_shards_of_the_segment(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    stock = AutoModelForCausalLM.from_pretrained(tiny_model("mistral"))
+    stock.save_pretrained(parts, max_shard_size="20KB")
+    for file in tiny_model("mistral").glob("tokenizer*"):
+        shutil.copy(file, parts)
+    index = json.loads((parts / "model.safetensors.index.json").read_text())["weight_map"]
+    device = {index[name] for name in index if "embed_tokens" in name or "layers.0." in name}
+    wanted = ["--model", "someone/parts", "--cut", "1", "--output", str(tmp_path / "bundle")]
+    wanted += ["--dry-run", "--format", "json"]
+    with hub_stand_in(parts, repository="someone/parts", token=TOKEN, revisions=COMMITS) as hub:
+        online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+        with start(*wanted, home=tmp_path / "home", **online) as process:
+            output, errors = process.communicate()
+        fetched = [path for method, path, _ in hub.seen if method == "GET"]
+    assert process.returncode == 0, errors
+    sizes = {file: (parts / file).stat().st_size for file in device}
+    assert json.loads(output)["download_bytes"] == sizes
+    assert not [path for path in fetched if path.endswith(".safetensors")]

@@ -8,7 +8,12 @@ import pytest
 
 from splitfrozen.errors import DataError
 from splitfrozen_export.measure.loss import WINDOW, WINDOWS, cut_windows
-from splitfrozen_export.measure.texts import CALIBRATION_ROWS, read_calibration, read_text
+from splitfrozen_export.measure.texts import (
+    CALIBRATION_ROWS,
+    read_calibration,
+    read_lines,
+    read_text,
+)
 
 
 def rows(tmp_path: Path, content: str) -> Path:
@@ -31,6 +36,12 @@ def test_only_a_line_feed_ends_a_row(tmp_path: Path) -> None:
     """JSON allows other line separators inside a string, and scraped text has them."""
     path = rows(tmp_path, '{"text": "a\u2028b\u0085c"}\r\n{"text": "d"}\n')
     assert read_calibration(path) == ("a\u2028b\u0085c", "d")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c"])
+def test_only_a_line_feed_ends_a_text_to_compare_on(tmp_path: Path, separator: str) -> None:
+    path = rows(tmp_path, f"one{separator}still one\r\n\n  \ntwo")
+    assert [line.strip() for line in read_lines(path)] == [f"one{separator}still one", "two"]
 
 
 def test_a_long_file_is_read_at_even_distances(tmp_path: Path) -> None:

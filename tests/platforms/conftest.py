@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.emulation import arm
 from benchmarks.emulation.everywhere import prepare
 from benchmarks.emulation.kept import PlatformUnavailable
+from benchmarks.emulation.wheel import build_wheel
 from benchmarks.platforms import Subject, read_reviews, write_graphs
 from splitfrozen_export.measure.samples import SENTENCES
 from splitfrozen_export.past import cached_graph_in
 from splitfrozen_export.precision.quantize import PRECISIONS
+from tests.e2e.stack import export
 from tests.export.past.conftest import write_pair
 
 Graphs = Callable[[str], dict[str, Path]]
@@ -65,3 +68,19 @@ def cached_graph(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("platforms-past")
     pair = write_pair(shared_models / "stories260K", 2, folder, ("int8",))
     return cached_graph_in(pair.directories["int8"])
+
+
+@pytest.fixture(scope="session")
+def edge_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel, and an emulated board for it; or a skip that says why (on CI a failure)."""
+    try:
+        arm.prepare()
+        return build_wheel(tmp_path_factory.mktemp("edge-wheel"))
+    except PlatformUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real MiniLM, cut 3 of 6, int8, as the exporter writes it."""
+    return export(minilm, 3, tmp_path_factory.mktemp("bundles") / "minilm-cut3")

@@ -15,8 +15,15 @@ from splitfrozen_server.auth import hash_token
 from tests.server.conftest import Corner
 from tests.server.stack import ServerProcess, enrol, rows
 
-OPEN = {"/health", "/ready", "/version", "/metrics"}
-DEVICE_ONLY = {("PUT", "/v1/activation_datasets/{dataset}/shards/{sha256}")}
+OPEN = {"/health", "/ready", "/version", "/metrics", "/v1/ca"}
+DEVICE_ONLY = {
+    ("PUT", "/v1/activation_datasets/{dataset}/shards/{sha256}"),
+    ("GET", "/v1/devices/self"),
+    ("POST", "/v1/devices/self/token"),
+    ("POST", "/v1/devices/self/heartbeat"),
+    ("PUT", "/v1/devices/self/profile"),
+    ("DELETE", "/v1/devices/self/data"),
+}
 ENROL_ONLY = {("POST", "/v1/devices")}
 ADMIN_AND_DEVICE = {
     ("GET", "/v1/base_models"),
@@ -31,6 +38,9 @@ ADMIN_AND_DEVICE = {
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"),
     ("POST", "/v1/split/classifications"),
+    ("POST", "/v1/split/sessions"),
+    ("POST", "/v1/split/sessions/{session}/steps"),
+    ("DELETE", "/v1/split/sessions/{session}"),
 }
 
 
@@ -102,7 +112,7 @@ def test_token_in_the_url_is_no_token(server: ServerProcess) -> None:
 
 
 def test_open_routes_need_no_token(server: ServerProcess) -> None:
-    for path in (*OPEN, "/docs", "/openapi.json"):
+    for path in (*(OPEN - {"/v1/ca"}), "/docs", "/openapi.json"):
         assert httpx.get(server.url + path).status_code == 200, path
 
 

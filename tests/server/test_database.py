@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -17,7 +19,8 @@ import splitfrozen_server.database.job_tables  # noqa: F401  (fills Base.metadat
 from splitfrozen.errors import RefusedError
 from splitfrozen_server.auth import insert_token, new_token
 from splitfrozen_server.database.engine import Database
-from splitfrozen_server.database.tables import Base, TokenRow
+from splitfrozen_server.database.migrate import MIGRATIONS
+from splitfrozen_server.database.tables import Base, DatasetRow, ShardRow, TokenRow
 
 
 @pytest.fixture
@@ -50,6 +53,46 @@ def test_migrations_from_empty_give_the_tables_of_the_code(path: Path, database:
 def test_every_table_has_a_tenant(database: Database) -> None:
     for name, table in Base.metadata.tables.items():
         assert "tenant_id" in table.columns, name
+
+
+def test_migration_to_erasure_keeps_every_shard_and_continues_its_numbers(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA foreign_keys=ON"))
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["engine"] = engine
+    command.upgrade(config, "0003")
+    with engine.begin() as connection:
+        for statement in _OLD_ROWS:
+            connection.execute(text(statement))
+    engine.dispose()
+    opened = Database(f"sqlite:///{path}")
+
+    def look(session: Session) -> tuple[int, int, int]:
+        dataset = session.scalars(select(DatasetRow)).one()
+        shards = session.scalars(select(ShardRow)).all()
+        return dataset.shards, dataset.last_sequence, len(shards)
+
+    assert opened.read_sync(look) == (1, 1, 1)
+    opened.close()
+
+
+_OLD_ROWS = (
+    "INSERT INTO devices (id, tenant_id, name, profile, created_at) "
+    "VALUES ('d', 't', 'n', '{}', 1)",
+    "INSERT INTO base_models (id, tenant_id, name, source, path, trust_remote_code, family, "
+    "num_layers, hidden_size, vocab_size, created_at) "
+    "VALUES ('b', 't', 'n', 's', 'p', 0, 'f', 4, 8, 9, 1)",
+    "INSERT INTO bundles (tenant_id, id, base_model_id, cut, precision, wire, prefix_digest, "
+    "hidden_size, vocab_size, max_length, manifest, size, created_at) "
+    "VALUES ('t', 'u', 'b', 2, 'p', 'w', 'x', 8, 9, 9, 'm', 1, 1)",
+    "INSERT INTO datasets (id, tenant_id, name, base_model_id, cut, task, open_labels, examples, "
+    "tokens, shards, bytes, created_at) VALUES ('s', 't', 'n', 'b', 2, 'c', 0, 1, 1, 1, 1, 1)",
+    "INSERT INTO shards (id, tenant_id, dataset_id, sequence, digest, device_id, bundle_id, codec, "
+    "precision, size, examples, tokens, created_at) "
+    "VALUES ('h', 't', 's', 1, 'g', 'd', 'u', 'c', 'p', 1, 1, 1, 1)",
+)
 
 
 def test_opening_again_changes_nothing(path: Path, database: Database) -> None:

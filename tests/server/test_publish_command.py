@@ -21,11 +21,12 @@ from splitfrozen.errors import RefusedError, SplitFrozenError
 from splitfrozen.manifest import FileEntry, bundle_id
 from splitfrozen_export.tools.publish import publish_bundle
 from splitfrozen_export.tools.server import ATTEMPTS, ServerConnection
-from splitfrozen_export.tools.tokens import find_token
+from splitfrozen_export.tools.tokens import Token, find_token
 from tests.server.conftest import FILES
 from tests.server.stack import ServerProcess
 
 WriteBundle = Callable[..., str]
+GIVEN = Token("t", "--token")
 PROGRAM = "from splitfrozen_export.tools.cli import main; main()"
 
 
@@ -224,10 +225,10 @@ def test_a_foreign_server_is_a_refusal(moody: Any, tmp_path: Path, write_bundle:
 @pytest.mark.parametrize("server", ["http://server.example", "http://10.0.0.1:8000"])
 def test_a_token_does_not_travel_in_the_clear_unless_allowed(server: str, tmp_path: Path) -> None:
     with pytest.raises(SplitFrozenError, match="--allow-plain-http"):
-        find_token(server, "t", tmp_path)
-    assert find_token(server, "t", tmp_path, allow_plain_http=True) == "t"
+        find_token(server, GIVEN, tmp_path)
+    assert find_token(server, GIVEN, tmp_path, allow_plain_http=True) == GIVEN
     for safe in ("https://server.example", "http://127.0.0.1:8000", "http://localhost"):
-        assert find_token(safe, "t", tmp_path) == "t"
+        assert find_token(safe, GIVEN, tmp_path) == GIVEN
 
 
 def test_a_server_that_stays_away_is_reported_after_some_attempts(moody: Any) -> None:
@@ -240,7 +241,19 @@ def test_a_server_that_stays_away_is_reported_after_some_attempts(moody: Any) ->
     assert (refused.value.code, len(waits), moody.answers) == ("unavailable", ATTEMPTS - 1, [])
 
 
-def test_nobody_there_is_a_refusal_that_names_the_server() -> None:
-    connection = ServerConnection("http://127.0.0.1:1", "t", wait=lambda _: None)
+def test_nobody_there_is_said_at_once_and_is_a_refusal_in_the_end() -> None:
+    order: list[str] = []
+    connection = ServerConnection(
+        "http://127.0.0.1:1", "t", wait=lambda _: order.append("wait"), on_retry=order.append
+    )
     with connection, pytest.raises(RefusedError, match=r"127\.0\.0\.1:1 does not answer"):
         connection.get("/version")
+    assert order[1:] == ["wait"] * (ATTEMPTS - 1)
+    assert "does not answer" in order[0]
+    assert "trying again for up to 31 s" in order[0]
+
+
+def test_the_origin_of_the_token_is_said(tmp_path: Path) -> None:
+    (tmp_path / "admin.token").write_text("secret\n")
+    found = find_token("http://127.0.0.1:8000", None, tmp_path)
+    assert (found.text, found.origin) == ("secret", str(tmp_path / "admin.token"))

@@ -121,7 +121,7 @@ def test_pickled_weights_are_refused_with_what_to_do(
 )
 def test_an_incomplete_directory_is_refused(tmp_path: Path, files: list[str], message: str) -> None:
     for name in files:
-        (tmp_path / name).write_text("{}")
+        (tmp_path / name).write_text('{"model_type": "gpt2"}')
     with pytest.raises(ModelError, match=message) as caught:
         resolve_model(tmp_path)
     assert caught.value.code == "model_not_found"

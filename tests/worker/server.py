@@ -236,7 +236,7 @@ def _insert_model(session: Session, path: Path, name: str, bundle: str) -> None:
             hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,
             max_length=64,
-            manifest="{}",
+            manifest=json.dumps({"max_positions": config.max_position_embeddings}),
             size=1,
             created_at=1,
         )

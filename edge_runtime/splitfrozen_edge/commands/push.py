@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
+from splitfrozen_edge.commands.policy_flags import policy_options, take_policy
 from splitfrozen_edge.connect import open_client
 from splitfrozen_edge.options import (
     find_state,
     format_option,
+    memory_option,
     model_options,
     retry_option,
     state_option,
@@ -37,7 +39,25 @@ from splitfrozen_edge.options import (
 @click.option("--labels", metavar="NAME,…", help="Names of the labels 0, 1, … of the file.")
 @click.option("--strict", is_flag=True, help="Refuse rows that are too long; do not truncate.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@click.option(
+    "--outbox-bytes",
+    type=click.IntRange(min=1),
+    default=512 * 1024 * 1024,
+    show_default=True,
+    metavar="BYTES",
+    help="What may wait on disk while the server is away; never more than half of the free disk.",
+)
+@click.option(
+    "--max-age",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default="30",
+    metavar="DAYS",
+    help="Tell about rows that wait for longer; nothing is dropped (see queue drop).",
+)
 @model_options
+@memory_option
+@policy_options
 @retry_option(120)
 @format_option
 @click.pass_context
@@ -48,6 +68,7 @@ def push(
     state_dir: Path | None,
     retry_for: float,
     form: str,
+    max_age: float,
     labels: str | None,
     fields: tuple[str, ...],
     **rest: Any,
@@ -65,9 +86,15 @@ def push(
     All rows are checked before anything is computed. Numbers as labels (0, 1, …) mean places in
     the list of a dataset that was created with its labels, or in --labels.
     """
+    from splitfrozen.errors import RefusedError
     from splitfrozen_edge.data.shapes import parse_fields
+    from splitfrozen_edge.policy.gate import PolicyGate
+    from splitfrozen_edge.policy.rate import TokenBucket
+    from splitfrozen_edge.policy.readings import Readers
     from splitfrozen_edge.pushing.file import PushRequest, push_file
+    from splitfrozen_edge.pushing.stopping import Stopped
 
+    policy = take_policy(rest)
     request = PushRequest(
         fields=parse_fields(fields) or None,
         labels=tuple(name.strip() for name in labels.split(",")) if labels else (),
@@ -75,9 +102,26 @@ def push(
     )
     state = find_state(context, state_dir)
     stop = threading.Event()
+    gate = PolicyGate(
+        policy,
+        Readers(metered_interfaces=policy.metered_interfaces),
+        stop,
+        on_hold=lambda reasons: warn("waits: " + "; ".join(r.message for r in reasons)),
+    )
     client = open_client(state.enrolment(), retry_for, stop)
+
+    def pause(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise Stopped
+
+    if policy.max_rate:
+        client.throttle = TokenBucket(policy.max_rate, pause).take
     try:
-        report = push_file(request, state, client, stop=stop, warn=warn)
+        report = push_file(
+            request, state, client, stop=stop, warn=warn, gate=gate, max_age=max_age * 86400
+        )
     finally:
         client.close()
     click.echo(json.dumps(report.document()) if form == "json" else "\n".join(report.lines()))
+    if report.refusals:
+        raise RefusedError(report.refusals[0].code, report.refusal())

@@ -1,27 +1,36 @@
-"""Checked rows -> examples ready to run. Every row is encoded before the first one is computed."""
+"""Checked rows -> examples ready to run, one after the other: nothing is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from splitfrozen.errors import DataError
 from splitfrozen.identity import example_id
-from splitfrozen_edge.data.complaints import Complaints
 from splitfrozen_edge.data.preprocess import Encoded, Preprocessor
-from splitfrozen_edge.data.rows import Row, Source, read_rows
+from splitfrozen_edge.data.rows import Row
 from splitfrozen_edge.pushing.collect import Example, ShardHeader, check_fits
 
 
-@dataclass
-class Prepared:
-    """The examples that are still to be computed, and what became of the other rows."""
+class LabelNames(Protocol):
+    """Labels as rows write them -> names of the dataset."""
 
-    examples: list[Example] = field(default_factory=list)
-    skipped: int = 0  # rows whose example is already queued or sent
-    truncated: int = 0  # rows of `examples` that lost tokens
-    tokens: int = 0  # of `examples`
+    def name(self, label: str) -> str:
+        """The dataset's name of a label; DataError if it has none."""
+        ...
+
+
+@dataclass
+class Tally:
+    """What became of the rows so far."""
+
+    rows: int = 0
+    skipped: int = 0  # their example is already queued or sent
+    refused: int = 0  # bad rows
+    examples: int = 0  # to be computed
+    truncated: int = 0  # of those, rows that lost tokens
+    tokens: int = 0  # of the examples
 
 
 @dataclass(frozen=True)
@@ -34,50 +43,66 @@ class Preparer:
     max_length: int
     strict: bool  # refuse rows that would be truncated
 
-    def prepare(self, source: Source, *, names: Mapping[str, str], known: set[bytes]) -> Prepared:
-        """Encode every row that is not `known`; DataError with all complaints.
+    def prepare(
+        self,
+        rows: Iterable[Row],
+        labels: LabelNames,
+        *,
+        path: str,
+        is_known: Callable[[bytes], bool],
+        occurrence: Callable[[bytes], int],
+        on_bad_row: Callable[[DataError], None],
+        tally: Tally,
+    ) -> Iterator[Example]:
+        """Yield the examples of rows that are not known yet; counts all of them in `tally`.
 
-        `names`: label as written -> name in the dataset's list.
+        `occurrence`: id of a row's first occurrence -> how many equal rows came before. A row
+        that cannot be used goes to `on_bad_row`, which may raise; `path` is where it stands.
         """
-        prepared = Prepared()
-        complaints = Complaints()
-        for row, identity in self._identified(source, names):
-            if identity in known:
-                prepared.skipped += 1
-                continue
+        for row in rows:
+            tally.rows += 1
             try:
-                encoded = self._encode(row)
-                label = names[row.fields["label"]] if "label" in row.fields else None
-                example = Example(row.line, encoded, identity, label)
-                check_fits(example, self.header)
+                example = self._example(row, labels, is_known, occurrence)
             except DataError as error:
-                complaints.add(DataError(error.message, path=str(source.path), line=row.line))
+                tally.refused += 1
+                on_bad_row(DataError(error.message, path=path, line=row.line))
                 continue
-            prepared.examples.append(example)
-            prepared.tokens += len(encoded.ids)
-            prepared.truncated += encoded.dropped > 0
-        complaints.raise_any()
-        return prepared
+            if example is None:
+                tally.skipped += 1
+                continue
+            tally.examples += 1
+            tally.tokens += len(example.encoded.ids)
+            tally.truncated += example.encoded.dropped > 0
+            yield example
 
-    def _encode(self, row: Row) -> Encoded:
+    def _example(
+        self,
+        row: Row,
+        labels: LabelNames,
+        is_known: Callable[[bytes], bool],
+        occurrence: Callable[[bytes], int],
+    ) -> Example | None:
+        label = labels.name(row.fields["label"]) if "label" in row.fields else None
+        identity = self.identify(row, label, occurrence)
+        if is_known(identity):
+            return None
+        example = Example(row.line, self.encode(row), identity, label)
+        check_fits(example, self.header)
+        return example
+
+    def identify(self, row: Row, label: str | None, occurrence: Callable[[bytes], int]) -> bytes:
+        """The row's example id (SPEC 2.5); `label` is the dataset's name of its label."""
+        example: dict[str, Any] = dict(row.fields)
+        if label is not None:
+            example["label"] = label
+        first = example_id(self.key, self.header.dataset, example, 0)
+        number = occurrence(first)
+        return example_id(self.key, self.header.dataset, example, number) if number else first
+
+    def encode(self, row: Row) -> Encoded:
+        """Token ids; DataError if the row gives nothing to train on, or is too long (strict)."""
         encoded = self.preprocessor.encode(row.fields)
         if self.strict and encoded.dropped:
             tokens = len(encoded.ids) + encoded.dropped
             raise DataError(f"has {tokens} tokens; the bundle takes {self.max_length} (--strict)")
         return encoded
-
-    def _identified(self, source: Source, names: Mapping[str, str]) -> Iterator[tuple[Row, bytes]]:
-        """Rows with their example ids; equal rows are numbered in file order."""
-        seen: dict[bytes, int] = {}
-        for row in read_rows(source):
-            example: dict[str, Any] = dict(row.fields)
-            if "label" in example:
-                if example["label"] not in names:
-                    message = "the file changed while it was read; push it again"
-                    raise DataError(message, path=str(source.path), line=row.line)
-                example["label"] = names[example["label"]]
-            first = example_id(self.key, self.header.dataset, example, 0)
-            occurrence = seen.get(first, 0)
-            seen[first] = occurrence + 1
-            again = example_id(self.key, self.header.dataset, example, occurrence)
-            yield row, again

@@ -117,7 +117,7 @@ class Preprocessor:
             if source is None:
                 message = "the bundle's model has no chat template; use prompt and completion"
                 raise DataError(message)
-            self._template = ChatTemplate(source, _special_tokens(self._rules, self._tokenizer))
+            self._template = ChatTemplate(source, special_tokens(self._rules, self._tokenizer))
         return self._template
 
 
@@ -154,7 +154,7 @@ def cut_turns(
     return prompt[max(0, len(prompt) - room) :], answer
 
 
-def _special_tokens(rules: Preprocess, tokenizer: TextEncoder) -> dict[str, str]:
+def special_tokens(rules: Preprocess, tokenizer: TextEncoder) -> dict[str, str]:
     """The names that chat templates use, where the bundle knows them."""
     bos = rules.prefix_ids[0] if rules.prefix_ids else None
     named = {"bos_token": bos, "eos_token": rules.eos_token_id, "pad_token": rules.pad_token_id}

@@ -53,14 +53,22 @@ def _read_jsonl(path: Path, complaints: Complaints) -> Iterator[Record]:
         if not text.strip():
             continue
         try:
-            document = json.loads(text, object_pairs_hook=_unique)
-        except (ValueError, RecursionError) as error:
-            complaints.add(DataError(f"is not JSON: {_why(error)}", path=str(path), line=number))
-            continue
-        if isinstance(document, dict):
-            yield number, document
+            document = parse_object(text)
+        except DataError as error:
+            complaints.add(DataError(str(error), path=str(path), line=number))
         else:
-            complaints.add(DataError("is not a JSON object", path=str(path), line=number))
+            yield number, document
+
+
+def parse_object(text: str) -> Mapping[str, Any]:
+    """The JSON object of one line; DataError, without a path, if it is none."""
+    try:
+        document = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is not JSON: {_why(error)}") from None
+    if not isinstance(document, dict):
+        raise DataError("is not a JSON object")
+    return document
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class _Reader:
             if self.shape is None:
                 self.shape = self._detect(line, record)
             try:
-                self._check_kind(record, self.shape)
+                if not (self._source.task or self._source.fields):
+                    check_kind(record, self.shape)
                 yield Row(line, read_fields(record, self.shape))
             except DataError as error:
                 self._complaints.add(
@@ -89,21 +90,22 @@ class _Reader:
                     )
                 )
 
-    def _check_kind(self, record: Mapping[str, Any], shape: Shape) -> None:
-        """A file whose kind was guessed from plain text in its first row holds nothing else."""
-        if self._source.task or self._source.fields or set(shape.columns) != {"text"}:
-            return
-        for column in _TELLING:
-            if record.get(column) is not None:
-                raise _FieldError(
-                    column, "is here, but the first row has none; say --task to read only its text"
-                )
-
     def _detect(self, line: int, record: Mapping[str, Any]) -> Shape:
         try:
             return detect_shape(record.keys(), self._source.task, self._source.fields)
         except DataError as error:
             raise DataError(error.message, path=str(self._source.path), line=line) from None
+
+
+def check_kind(record: Mapping[str, Any], shape: Shape) -> None:
+    """Rows whose kind was guessed from plain text in the first one hold nothing else."""
+    if set(shape.columns) != {"text"}:
+        return
+    for column in _TELLING:
+        if record.get(column) is not None:
+            raise _FieldError(
+                column, "is here, but the first row has none; say --task to read only its text"
+            )
 
 
 def read_fields(record: Mapping[str, Any], shape: Shape) -> dict[str, Any]:

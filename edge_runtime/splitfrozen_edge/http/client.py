@@ -7,7 +7,6 @@ at once as RefusedError with the server's code.
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +18,17 @@ import httpx
 
 from splitfrozen.errors import RefusedError
 from splitfrozen.wire import PROTOCOL
+from splitfrozen_edge.http.chunks import Chunks
 from splitfrozen_edge.http.compression import compress
 from splitfrozen_edge.http.refusals import GaveUpError, TransientError, read_refusal
 from splitfrozen_edge.http.retry import RetryPolicy
+from splitfrozen_edge.identity.failures import (
+    CertificateError,
+    certificate_error,
+    certificate_words,
+    redirect_words,
+)
+from splitfrozen_edge.identity.trust import context_for
 from splitfrozen_edge.state import StateError
 
 Json = dict[str, Any]
@@ -39,15 +46,26 @@ class Client:
         token: str,
         *,
         ca_file: Path | None = None,
+        pin: str | None = None,
         policy: RetryPolicy | None = None,
         wait: Callable[[float], object] = time.sleep,
+        newest_token: Callable[[], str] | None = None,
     ) -> None:
-        """`wait` sleeps between attempts; a caller that wants to stop early raises from it."""
+        """`wait` sleeps between attempts; a caller that wants to stop early raises from it.
+
+        `ca_file`: PEM of all that is trusted; `pin`: the fingerprint that it was pinned by, for
+        words. `newest_token`: asked after a 401, since the token may have been rotated meanwhile.
+        """
         self.server = server.rstrip("/")
         self.bytes_up = 0  # content bytes of all shards sent, retries too, as they travelled
+        self.sent_bytes = 0  # content bytes of bodies that were answered with success
+        self.sent_seconds = 0.0  # from the first byte of those to their answers
+        self.throttle: Callable[[int], None] | None = None  # before each chunk of an upload: bytes
         self.policy = policy or RetryPolicy()
+        self._pin = pin
         self._wait = wait
-        verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
+        self._newest_token = newest_token
+        verify = context_for(ca_file) if ca_file else True
         headers = {
             "Authorization": f"Bearer {token}",
             "SplitFrozen-Protocol": PROTOCOL,
@@ -136,7 +154,7 @@ class Client:
             with self._http.stream("GET", path, headers=headers) as response:
                 if response.status_code not in (200, 206):
                     response.read()
-                    _raise_refusal(response)
+                    self._raise_refusal(response, again=True)
                 yield (offset if response.status_code == 206 else 0), response.iter_bytes()
         except httpx.RequestError as error:
             self._raise_broken(error)
@@ -201,18 +219,29 @@ class Client:
         if encoding is not None:
             headers["Content-Encoding"] = encoding
         self.bytes_up += len(content)
-        return self._send(self._http.build_request(method, path, content=content, headers=headers))
+        stream: bytes | Chunks = content
+        if self.throttle is not None:
+            headers["Content-Length"] = str(len(content))
+            stream = Chunks(content, self.throttle)
+        started = time.monotonic()
+        answer = self._send(self._http.build_request(method, path, content=stream, headers=headers))
+        self.sent_bytes += len(content)
+        self.sent_seconds += time.monotonic() - started
+        return answer
 
     def _send(self, request: httpx.Request, *, idempotent: bool = True) -> Json:
         """One attempt; RefusedError or TransientError."""
         try:
             response = self._http.send(request)
+            if response.status_code == 401 and self._take_newest_token():
+                request.headers["Authorization"] = self._http.headers["Authorization"]
+                response = self._http.send(request)  # a 401 is said before any work
         except httpx.RequestError as error:
             self._raise_broken(error, idempotent=idempotent)
         # These two are said before any work; after any other answer it may have been done.
         again = idempotent or response.status_code in (429, 503)
         if not response.is_success:
-            _raise_refusal(response, again=again)
+            self._raise_refusal(response, again=again)
         try:
             document = response.json()
         except ValueError:
@@ -226,11 +255,34 @@ class Client:
         reason = str(error) or type(error).__name__
         failure = RefusedError("unavailable", f"cannot reach {self.server}: {reason}")
         certain = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        # A wrong certificate does not mend itself; what may have arrived is not sent twice.
+        if (refused := certificate_error(error)) is not None:
+            words = certificate_words(self.server, refused, self._pin)
+            raise CertificateError(words) from error
+        # What may have arrived is not sent twice.
         final = isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
-        if final or _is_certificate(error) or not (idempotent or certain):
+        if final or not (idempotent or certain):
             raise failure from error
         raise TransientError(failure) from error
+
+    def _raise_refusal(self, response: httpx.Response, *, again: bool) -> NoReturn:
+        if response.has_redirect_location:
+            words = redirect_words(self.server, response.headers["location"])
+            raise RefusedError("invalid_request", words)
+        if response.status_code == 401 and again and self._take_newest_token():
+            unauthorized = RefusedError("unauthorized", "the token was rotated meanwhile")
+            raise TransientError(unauthorized)
+        found = read_refusal(response.status_code, response.headers, response.content)
+        raise found if again or isinstance(found, RefusedError) else found.failure
+
+    def _take_newest_token(self) -> bool:
+        """Whether there is another token than the one in use; it is in use from now on."""
+        if self._newest_token is None:
+            return False
+        authorization = f"Bearer {self._newest_token()}"
+        if authorization == self._http.headers["Authorization"]:
+            return False
+        self._http.headers["Authorization"] = authorization
+        return True
 
 
 def _check_receipt(receipt: Json, digest: str) -> Json:
@@ -242,20 +294,6 @@ def _check_receipt(receipt: Json, digest: str) -> Json:
 
 def _garbage(message: str) -> RefusedError:
     return RefusedError("unavailable", message)
-
-
-def _raise_refusal(response: httpx.Response, *, again: bool = True) -> NoReturn:
-    found = read_refusal(response.status_code, response.headers, response.content)
-    raise found if again or isinstance(found, RefusedError) else found.failure
-
-
-def _is_certificate(error: BaseException) -> bool:
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, ssl.SSLCertVerificationError):
-            return True
-        found = found.__cause__ or found.__context__
-    return False
 
 
 def _part(text: str) -> str:

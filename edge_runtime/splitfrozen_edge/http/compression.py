@@ -1,17 +1,23 @@
-"""Content encodings for uploads. zstandard is optional: without it bodies travel as they are."""
+"""Content encodings for uploads. zstd is optional: without it bodies travel as they are.
+
+It is the standard library's from Python 3.14, the same code from a small package before that.
+"""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 
 _LEVEL = 1  # higher levels cost CPU and gain little on quantized activations
 
 
 def compress(body: bytes) -> tuple[bytes, str | None]:
     """(bytes to send, Content-Encoding): zstd where that is smaller, else the body and None."""
-    if find_spec("zstandard") is None:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:  # also a Python that was built without it
         return body, None
-    import zstandard
-
-    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+    packed = zstd.compress(body, _LEVEL)
     return (packed, "zstd") if len(packed) < len(body) else (body, None)

@@ -30,6 +30,14 @@ class TransientError(Exception):
         self.progressed = False  # set where the next attempt continues behind what arrived
 
 
+class ForeignRefusal(RefusedError):
+    """Somebody in between refused, a proxy or a portal: the answer has no error of the protocol."""
+
+    def __init__(self, code: str, message: str, answered: int) -> None:
+        super().__init__(code, message)
+        self.answered = answered  # HTTP status
+
+
 class GaveUpError(RefusedError):
     """Patience ended; `retry_after` is how long the server asked to be left alone, in seconds."""
 
@@ -48,16 +56,24 @@ def read_refusal(
     error = _error_object(body)
     code = error.get("code")
     known = isinstance(code, str) and code in CODES
-    failure = RefusedError(
-        code if known and isinstance(code, str) else _code_of(status),
-        _message(error, status),
-        param=error.get("param") if isinstance(error.get("param"), str) else None,
-        details=error.get("details") if isinstance(error.get("details"), dict) else None,
+    failure = (
+        RefusedError(
+            code,
+            _message(error, status),
+            param=error.get("param") if isinstance(error.get("param"), str) else None,
+            details=error.get("details") if isinstance(error.get("details"), dict) else None,
+        )
+        if known and isinstance(code, str)
+        else ForeignRefusal(_code_of(status), _message(error, status), status)
     )
     # A proxy in between answers without our codes: then the status decides.
     if failure.retryable if known else status in RETRYABLE_STATUSES:
-        return TransientError(failure, parse_retry_after(headers.get("retry-after")))
+        return TransientError(failure, _retry_after(headers))
     return failure
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    return parse_retry_after(headers.get("retry-after"), headers.get("date"))
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

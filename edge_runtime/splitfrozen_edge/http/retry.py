@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from random import random
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
@@ -28,10 +31,27 @@ class RetryPolicy:
         return own if retry_after is None else retry_after + min(own, retry_after)
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header; None if it is absent or a date (servers here send none)."""
+def parse_retry_after(value: str | None, now: str | None = None) -> float | None:
+    """Seconds of a Retry-After header, a number or an HTTP date; None if it is absent or neither.
+
+    `now`: the answer's own Date header. A date is counted from it, because the clock of a small
+    device may be years off; without it, from the device's clock.
+    """
     try:
         seconds = float(value or "")
     except ValueError:
-        return None
+        seconds = _until(value or "", now)
     return seconds if 0 <= seconds < 1e9 else None
+
+
+def _until(value: str, now: str | None) -> float:
+    """Seconds from `now` to an HTTP date, 0 if it is past; NaN if it is no date."""
+    try:
+        then = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return math.nan
+    try:
+        start = parsedate_to_datetime(now or "").timestamp()
+    except (ValueError, OverflowError, OSError):
+        start = time.time()
+    return max(0.0, then - start)

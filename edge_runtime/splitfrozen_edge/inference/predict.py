@@ -5,8 +5,9 @@ The server can reconstruct the text from what it is sent; this moves computation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from splitfrozen.bundle import Bundle
 from splitfrozen.errors import DataError, RefusedError
@@ -17,8 +18,7 @@ from splitfrozen_edge.data.preprocess import Preprocessor
 from splitfrozen_edge.data.rows import Row
 from splitfrozen_edge.data.tokenizer import Tokenizer
 from splitfrozen_edge.http.client import Client
-from splitfrozen_edge.model.batches import plan_batches
-from splitfrozen_edge.model.bundles import BundleStore
+from splitfrozen_edge.model.batches import WINDOW, plan_batches
 from splitfrozen_edge.model.session import DeviceSession
 from splitfrozen_edge.pushing.collect import (
     Example,
@@ -28,12 +28,6 @@ from splitfrozen_edge.pushing.collect import (
     check_fits,
     pad,
     strip,
-)
-from splitfrozen_edge.state import StateError
-
-PRIVACY_NOTE = (
-    "Whoever runs the server can reconstruct the text from what this sends: the first blocks run "
-    "here to save work there, not to hide anything."
 )
 
 
@@ -46,20 +40,87 @@ class Prediction:
     scores: dict[str, float] = field(default_factory=dict)  # label -> probability
 
 
-def choose_model_bundle(
-    wanted: str | None, model: str, bundles: BundleStore, client: Client
-) -> Bundle:
-    """The bundle that was asked for, that the model's base and cut need, or the last used one."""
-    if wanted is not None:
-        return bundles.open(wanted)
-    found = client.model(model) or {}
-    own = found.get("splitfrozen") or found
-    if isinstance(own.get("base_model"), str) and isinstance(own.get("cut"), int):
-        return bundles.find(own["base_model"], own["cut"])
-    bundle = bundles.last_used()
-    if bundle is None:
-        raise StateError("no bundle was used on this device yet; say --bundle DIRECTORY or ID")
-    return bundle
+class Predictor:
+    """Classifies with one model of the server and one bundle."""
+
+    def __init__(
+        self,
+        model: str,
+        bundle: Bundle,
+        client: Client,
+        *,
+        wire: str | None = None,
+    ) -> None:
+        manifest = bundle.manifest
+        self.max_length = manifest.preprocess.max_length
+        self._model = model
+        self._client = client
+        self._header = ShardHeader(
+            bundle.id, "", manifest.cut, wire or manifest.wire, "inference", manifest.hidden_size
+        )
+        self._preprocessor = Preprocessor(
+            manifest.preprocess,
+            Tokenizer.from_file(bundle.path(TOKENIZER)),
+            task="inference",
+            vocab_size=manifest.vocab_size,
+        )
+
+    def check(self, rows: Iterable[Row]) -> tuple[int, int]:
+        """(rows, how many of them are truncated); DataError with the complaints of all rows."""
+        count = cut = 0
+        for example in self._encode(rows):
+            count += 1
+            cut += example.encoded.dropped > 0
+        return count, cut
+
+    def run(self, rows: Iterable[Row], session: DeviceSession) -> Iterator[tuple[Row, Prediction]]:
+        """Yield rows with their answers, in order, a window of rows at a time.
+
+        `session`: of the same bundle and wire. Raises DataError for a row that gives no tokens,
+        RefusedError, QuantizeError.
+        """
+        source = iter(rows)
+        while window := list(islice(source, WINDOW)):
+            examples = list(self._encode(window))
+            found = self._answer(examples, session)
+            for row, example in zip(window, examples, strict=True):
+                yield row, found[example.line]
+
+    def _encode(self, rows: Iterable[Row]) -> Iterator[Example]:
+        """Examples of the rows; in the end DataError, if any row gave none."""
+        complaints = Complaints()
+        for row in rows:
+            try:
+                example = Example(row.line, self._preprocessor.encode(row.fields))
+                check_fits(example, self._header)
+            except DataError as error:
+                complaints.add(DataError(error.message, path="text", line=row.line))
+            else:
+                yield example
+        complaints.raise_any()
+
+    def _answer(self, examples: Sequence[Example], session: DeviceSession) -> dict[int, Prediction]:
+        builder = ShardBuilder(self._header, {})
+        found: dict[int, Prediction] = {}
+        waiting: list[Piece] = []
+        for piece in _run(examples, session, self._header):
+            for shard in builder.add(piece):
+                found |= self._ask(encode(shard), waiting)
+                waiting = []
+            waiting.append(piece)
+        for shard in builder.flush():
+            found |= self._ask(encode(shard), waiting)
+        return found
+
+    def _ask(self, body: bytes, pieces: Sequence[Piece]) -> dict[int, Prediction]:
+        data = self._client.classify(self._model, body).get("data")
+        if not isinstance(data, list) or len(data) != len(pieces):
+            raise RefusedError("internal_error", "the server's answer does not match the question")
+        lines = [piece.example.line for piece in pieces]
+        return {
+            line: Prediction(line, str(item["label"]), dict(item["scores"]))
+            for line, item in zip(lines, data, strict=True)
+        }
 
 
 def classify(
@@ -71,52 +132,28 @@ def classify(
     wire: str | None = None,
     threads: int | None = None,
     warn: Callable[[str], None] = lambda message: None,
+    session: DeviceSession | None = None,
 ) -> list[Prediction]:
     """Classify rows of `text` (and `text_pair`) with a model of the server, in order.
 
-    Raises DataError for a row that gives no tokens, RefusedError, ManifestError, QuantizeError.
+    Nothing is sent unless every row can be. `session`: of the same bundle and wire, opened
+    already. Raises DataError for a row that gives no tokens, RefusedError, ManifestError,
+    QuantizeError.
     """
-    manifest = bundle.manifest
-    header = ShardHeader(
-        bundle.id, "", manifest.cut, wire or manifest.wire, "inference", manifest.hidden_size
-    )
-    examples = _encode(rows, bundle, header)
-    cut = sum(example.encoded.dropped > 0 for example in examples)
+    codec = wire or bundle.manifest.wire
+    predictor = Predictor(model, bundle, client, wire=codec)
+    warn_of_truncation(predictor, rows, warn)
+    session = session or DeviceSession(bundle, threads=threads, wire=codec)
+    return [prediction for _, prediction in predictor.run(rows, session)]
+
+
+def warn_of_truncation(
+    predictor: Predictor, rows: Iterable[Row], warn: Callable[[str], None]
+) -> None:
+    """Check rows before anything is computed, and say how many lose their end."""
+    _, cut = predictor.check(rows)
     if cut:
-        warn(f"{cut} texts have more than {manifest.preprocess.max_length} tokens; truncated")
-    session = DeviceSession(bundle, threads=threads, wire=header.codec)
-    builder = ShardBuilder(header, {})
-    found: dict[int, Prediction] = {}
-    waiting: list[Piece] = []
-    for piece in _run(examples, session, header):
-        for shard in builder.add(piece):
-            found |= _ask(client, model, encode(shard), waiting)
-            waiting = []
-        waiting.append(piece)
-    for shard in builder.flush():
-        found |= _ask(client, model, encode(shard), waiting)
-    return [found[example.line] for example in examples]
-
-
-def _encode(rows: Sequence[Row], bundle: Bundle, header: ShardHeader) -> list[Example]:
-    manifest = bundle.manifest
-    preprocessor = Preprocessor(
-        manifest.preprocess,
-        Tokenizer.from_file(bundle.path(TOKENIZER)),
-        task="inference",
-        vocab_size=manifest.vocab_size,
-    )
-    complaints = Complaints()
-    examples: list[Example] = []
-    for row in rows:
-        try:
-            example = Example(row.line, preprocessor.encode(row.fields))
-            check_fits(example, header)
-            examples.append(example)
-        except DataError as error:
-            complaints.add(DataError(error.message, path="text", line=row.line))
-    complaints.raise_any()
-    return examples
+        warn(f"{cut} texts have more than {predictor.max_length} tokens; truncated")
 
 
 def _run(
@@ -125,14 +162,3 @@ def _run(
     for places in plan_batches([len(example.encoded.ids) for example in examples]):
         batch = [examples[place] for place in places]
         yield from strip(batch, session.run(*pad(batch)), header)
-
-
-def _ask(client: Client, model: str, body: bytes, pieces: Sequence[Piece]) -> dict[int, Prediction]:
-    data = client.classify(model, body).get("data")
-    if not isinstance(data, list) or len(data) != len(pieces):
-        raise RefusedError("internal_error", "the server's answer does not match the question")
-    lines = [piece.example.line for piece in pieces]
-    return {
-        line: Prediction(line, str(item["label"]), dict(item["scores"]))
-        for line, item in zip(lines, data, strict=True)
-    }

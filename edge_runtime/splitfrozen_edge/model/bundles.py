@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from splitfrozen.bundle import Bundle, read_bundle, verify_file
-from splitfrozen.errors import ManifestError
+from splitfrozen.errors import ManifestError, RefusedError
 from splitfrozen.manifest import MANIFEST_NAME, FileEntry, Manifest, bundle_id, parse_manifest
+from splitfrozen.signature import MAX_SIGNATURE, SIGNATURE_NAME
 from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.http.refusals import TransientError
 from splitfrozen_edge.outbox.store import Outbox
@@ -52,8 +53,12 @@ class BundleStore:
                     return self._read(directory, wanted)
                 except ManifestError:
                     shutil.rmtree(directory)
-            download(self._client, wanted, directory)
+            download(self._client, wanted, directory, key=self._pinned_key())
             return self._read(directory, wanted)
+
+    def _pinned_key(self) -> str | None:
+        """The key that this device's server signs with, as it was at the enrolment."""
+        return self._state.enrolment().bundle_key if self._state.is_enrolled() else None
 
     def find(self, base_model: str, cut: int) -> Bundle:
         """A published bundle for a base model and cut: one that is here, or the preferred one."""
@@ -63,6 +68,10 @@ class BundleStore:
         ids = {str(item["id"]) for item in published}
         here = [known for known, path in self._outbox.bundles() if known in ids and path.is_dir()]
         return self.open(here[0] if here else str(max(published, key=_preference)["id"]))
+
+    def known(self) -> list[str]:
+        """Ids of the bundles that are on this device, the last used first."""
+        return [known for known, path in self._outbox.bundles() if path.is_dir()]
 
     def last_used(self) -> Bundle | None:
         """The bundle that this device used last, if it is still there."""
@@ -95,14 +104,17 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def download(client: Client, bundle: str, directory: Path) -> None:
+def download(client: Client, bundle: str, directory: Path, *, key: str | None = None) -> None:
     """Fetch a bundle into `directory`, continuing an earlier attempt; it appears when complete.
 
-    Raises ManifestError if what arrives does not have the declared hashes.
+    `key`: Ed25519 public key (hex) that must have signed it. Raises ManifestError if what arrives
+    does not have the declared hashes, or is not signed by that key.
     """
     part = directory.with_name(f".{bundle}.part")
     part.mkdir(mode=0o700, parents=True, exist_ok=True)
     manifest = _fetch_manifest(client, bundle, part / MANIFEST_NAME)
+    if key is not None:
+        _check_signature(client, bundle, part, key)
     for name, entry in manifest.files.items():
         _fetch_verified(client, bundle, part / name, entry)
     sync_directory(part)
@@ -118,6 +130,25 @@ def _fetch_manifest(client: Client, bundle: str, path: Path) -> Manifest:
         path.unlink()
         raise ManifestError("hash_mismatch", f"the server's manifest is not that of {bundle}")
     return parse_manifest(raw)
+
+
+def _check_signature(client: Client, bundle: str, part: Path, key: str) -> None:
+    """Before megabytes are fetched: the manifest, which names all hashes, is the server's."""
+    from splitfrozen_edge.identity.signature import check_bundle
+
+    path = part / SIGNATURE_NAME
+    path.unlink(missing_ok=True)
+    try:
+        _fetch(client, bundle, path, MAX_SIGNATURE)
+    except RefusedError as error:
+        if error.code != "not_found":
+            raise
+    try:
+        raw = path.read_bytes() if path.exists() else None
+        check_bundle(raw, (part / MANIFEST_NAME).read_bytes(), key)
+    except ManifestError:
+        shutil.rmtree(part)
+        raise
 
 
 def _fetch_verified(client: Client, bundle: str, path: Path, entry: FileEntry) -> None:

@@ -1,254 +1,220 @@
 """Shards waiting on disk, and what was already collected. Survives a power cut at any instruction.
 
-SQLite in WAL mode with full synchronisation: every method that changes something is one
-transaction, so a kill leaves the state before or after it, never between. Bodies are stored
-encoded: a retry sends the same bytes. A shard is
+Every method that changes something is one durable transaction. Bodies are stored encoded: a retry
+sends the same bytes. A shard is
 
-    queued   its body waits for a receipt
+    queued   its body waits for a receipt; if the server refused it for good it is parked besides,
+             and waits for the user instead
     acked    the server confirmed its digest; the body is gone
     replaced the server knew some of its examples; the others wait in another shard
 
-The ids of a dataset's examples stay for ever, so no example is computed or sent twice.
+The ids of a dataset's examples stay as long as the dataset does, however old they are: without
+them a row that is pushed again would be computed and sent again.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import suppress
 
-VERSION = 1
+from splitfrozen_edge.outbox.catalog import Catalog
+from splitfrozen_edge.outbox.entries import DatasetState, Entry, NewShard, Waiting
+from splitfrozen_edge.outbox.points import reach
+from splitfrozen_edge.outbox.queries import Selection, supersede
+from splitfrozen_edge.outbox.room import allowance
 
-# `body` stands last, and the index holds what is summed: counting must not read megabytes.
-_SCHEMA = """
-CREATE TABLE datasets (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, bundle TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE bundles (
-    id TEXT PRIMARY KEY, directory TEXT NOT NULL, used_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE shards (
-    sequence INTEGER PRIMARY KEY,
-    dataset TEXT NOT NULL,
-    digest TEXT NOT NULL UNIQUE,
-    state TEXT NOT NULL CHECK (state IN ('queued', 'acked', 'replaced')),
-    size INTEGER NOT NULL,
-    examples INTEGER NOT NULL,
-    tokens INTEGER NOT NULL,
-    created_at REAL NOT NULL,
-    body BLOB CHECK ((body IS NULL) = (state <> 'queued'))
-);
-CREATE INDEX shards_by_state ON shards (state, dataset, sequence, size, examples);
-CREATE TABLE examples (
-    dataset TEXT NOT NULL,
-    id BLOB NOT NULL,
-    sequence INTEGER NOT NULL REFERENCES shards (sequence),
-    PRIMARY KEY (dataset, id)
-) WITHOUT ROWID;
-"""
+__all__ = ["DatasetState", "Entry", "NewShard", "Outbox", "Waiting"]
+
+_FREE = "state = 'queued' AND sequence NOT IN (SELECT sequence FROM parked)"
+_SHRINK = 64 * 1024 * 1024  # bytes of the file that hold nothing; more goes back to the disk
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One queued shard."""
-
-    sequence: int
-    dataset: str
-    digest: str
-    body: bytes
-    examples: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class NewShard:
-    """A shard to queue."""
-
-    digest: str
-    body: bytes
-    example_ids: Sequence[bytes]
-    tokens: int
-
-
-@dataclass(frozen=True)
-class DatasetState:
-    """Counts of one dataset."""
-
-    id: str
-    name: str
-    bundle: str
-    queued_shards: int
-    queued_examples: int
-    queued_bytes: int
-    acked_shards: int
-    done_examples: int
-
-
-class Outbox:
+class Outbox(Catalog):
     """The device's queue; one process writes at a time, threads share it."""
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # What a kill or a full disk leaves half-written is rolled back when the file opens again.
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute("PRAGMA foreign_keys = ON")
-        self._database.execute("PRAGMA busy_timeout = 10000")
-        self._migrate()
-
     def close(self) -> None:
-        """Close the database; the object is of no use afterwards."""
-        with self._lock:
-            self._database.close()
+        """Close the file, smaller if much of it is empty; the object is of no use afterwards."""
+        with suppress(sqlite3.Error):
+            size, empty = self._pages()
+            if size * empty > _SHRINK:
+                with self._lock:  # a script is stepped to its end; a statement without columns not
+                    self._database.executescript("PRAGMA incremental_vacuum")
+        super().close()
 
     def put(self, dataset: str, shard: NewShard) -> None:
         """Queue an encoded shard and remember its examples.
 
-        Raises sqlite3.IntegrityError if an example of it is already there.
+        Raises sqlite3.IntegrityError if an example of it is already there; one of a shard that
+        was refused because its bundle is gone moves here instead.
         """
-        with self._transaction() as database:
+        reach("enqueue.begin")
+        with self._writing() as database:
+            reach("enqueue.begun")
             sequence = _insert_shard(database, dataset, shard)
+            reach("enqueue.shard")
+            supersede(database, dataset, shard.example_ids)
             rows = [(dataset, example, sequence) for example in shard.example_ids]
             database.executemany("INSERT INTO examples VALUES (?, ?, ?)", rows)
+            reach("enqueue.examples")
+        reach("enqueue.done")
 
     def next(self, dataset: str) -> Entry | None:
-        """The oldest queued shard of a dataset."""
-        with self._lock:
-            row = self._database.execute(
-                "SELECT sequence, dataset, digest, body, examples, tokens FROM shards "
-                "WHERE state = 'queued' AND dataset = ? ORDER BY sequence LIMIT 1",
-                (dataset,),
-            ).fetchone()
-        return None if row is None else Entry(*row)
+        """The oldest queued shard of a dataset that is not parked."""
+        rows = self._read(
+            "SELECT sequence, dataset, digest, body, examples, tokens FROM shards "
+            f"WHERE {_FREE} AND dataset = ? ORDER BY sequence LIMIT 1",
+            (dataset,),
+        )
+        reach("send.next")
+        return Entry(*rows[0]) if rows else None
+
+    def bundle_of(self, digest: str) -> str:
+        """Id of the bundle that a queued shard was computed with; empty if it is unreadable."""
+        from splitfrozen.errors import WireError
+        from splitfrozen.wire import decode  # loads numpy, which `status` must not
+
+        query = "SELECT body FROM shards WHERE digest = ? AND state = 'queued'"
+        rows = self._read(query, (digest,))
+        try:
+            return decode(rows[0][0]).bundle if rows else ""
+        except WireError:
+            return ""
 
     def ack(self, digest: str) -> None:
         """Forget the body of a shard that the server confirmed."""
-        with self._transaction() as database:
+        reach("ack.begin")
+        with self._writing() as database:
+            reach("ack.begun")
             _finish(database, digest, "acked")
+            reach("ack.shard")
+        reach("ack.done")
 
     def replace(self, digest: str, rest: NewShard | None) -> None:
         """Queue `rest`, the examples of a shard that the server did not know, in its place.
 
         The examples that it did know count as sent.
         """
-        with self._transaction() as database:
+        reach("replace.begin")
+        with self._writing() as database:
+            reach("replace.begun")
             dataset = _finish(database, digest, "replaced")
-            if rest is None:
-                return
-            sequence = _insert_shard(database, dataset, rest)
-            rows = [(sequence, dataset, example) for example in rest.example_ids]
-            database.executemany(
-                "UPDATE examples SET sequence = ? WHERE dataset = ? AND id = ?", rows
+            reach("replace.shard")
+            if rest is not None:
+                sequence = _insert_shard(database, dataset, rest)
+                reach("replace.rest")
+                rows = [(sequence, dataset, example) for example in rest.example_ids]
+                database.executemany(
+                    "UPDATE examples SET sequence = ? WHERE dataset = ? AND id = ?", rows
+                )
+                reach("replace.examples")
+        reach("replace.done")
+
+    def park(self, digest: str, code: str, message: str, *, bundle: str = "") -> None:
+        """Put a queued shard aside, because the server will never take it as it is.
+
+        `bundle` (id of its bundle) matters with code unknown_bundle: its rows may then be
+        computed again with another bundle.
+        """
+        reach("park.begin")
+        with self._writing() as database:
+            reach("park.begun")
+            found = database.execute(
+                "INSERT INTO parked SELECT sequence, ?, ?, ?, examples, ? FROM shards "
+                f"WHERE {_FREE} AND digest = ?",
+                (code, message, bundle, time.time(), digest),
+            ).rowcount
+            if found == 0:
+                raise sqlite3.IntegrityError(f"no queued shard {digest}")
+            reach("park.shard")
+        reach("park.done")
+
+    def park_all(self, dataset: str, code: str, message: str) -> None:
+        """Put everything aside that waits for a dataset."""
+        with self._writing() as database:
+            database.execute(
+                "INSERT INTO parked SELECT sequence, ?, ?, '', examples, ? FROM shards "
+                f"WHERE {_FREE} AND dataset = ?",
+                (code, message, time.time(), dataset),
             )
 
-    def drop(self, dataset: str) -> tuple[int, int]:
-        """Give up what waits of a dataset, as if never computed: (shards, examples) dropped."""
-        queued = "state = 'queued' AND dataset = :dataset"
-        with self._transaction() as database:
-            examples = database.execute(
-                "DELETE FROM examples WHERE dataset = :dataset AND sequence IN "
-                f"(SELECT sequence FROM shards WHERE {queued})",
-                {"dataset": dataset},
-            ).rowcount
-            shards = database.execute(
-                f"DELETE FROM shards WHERE {queued}", {"dataset": dataset}
-            ).rowcount
-        return shards, examples
+    def retry(self, dataset: str | None = None, *, digest: str | None = None) -> tuple[int, int]:
+        """Let parked shards be sent again: (shards, examples)."""
+        chosen = Selection(dataset, digest, parked=True)
+        with self._writing() as database:
+            return chosen.unpark(database)
+
+    def drop(
+        self,
+        dataset: str | None = None,
+        *,
+        digest: str | None = None,
+        parked: bool = False,
+        before: float | None = None,
+    ) -> tuple[int, int]:
+        """Give up what waits, as if never computed: (shards, examples) dropped.
+
+        Only of a dataset, only one shard, only what is parked, only what was made `before` (wall
+        clock, seconds), as far as these are given.
+        """
+        chosen = Selection(dataset, digest, parked=parked, before=before)
+        with self._writing() as database:
+            return chosen.drop(database)
+
+    def forget(self, dataset: str) -> None:
+        """Remove everything about a dataset, the ids of its examples too, and its bytes on disk."""
+        with self._writing() as database:
+            database.execute("DELETE FROM examples WHERE dataset = ?", (dataset,))
+            database.execute("DELETE FROM shards WHERE dataset = ?", (dataset,))
+            database.execute("DELETE FROM datasets WHERE id = ?", (dataset,))
+        with self._lock:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def is_known(self, dataset: str, example: bytes, *, bundle: str = "") -> bool:
+        """Whether an example is queued, parked or sent.
+
+        One whose shard was refused because its bundle is gone is not, for another `bundle`.
+        """
+        return bool(
+            self._read(
+                "SELECT 1 FROM examples e WHERE dataset = ? AND id = ? AND NOT EXISTS ("
+                "SELECT 1 FROM parked p WHERE p.sequence = e.sequence "
+                "AND p.code = 'unknown_bundle' AND p.bundle NOT IN (?, ''))",
+                (dataset, example, bundle),
+            )
+        )
 
     def known_examples(self, dataset: str) -> set[bytes]:
-        """Ids of all examples of a dataset that are queued or sent."""
-        with self._lock:
-            rows = self._database.execute("SELECT id FROM examples WHERE dataset = ?", (dataset,))
-            return {row[0] for row in rows}
+        """Ids of all examples of a dataset that are queued, parked or sent."""
+        return {
+            row[0] for row in self._read("SELECT id FROM examples WHERE dataset = ?", (dataset,))
+        }
+
+    def entries(self, dataset: str | None = None) -> list[Waiting]:
+        """Every shard that waits or is parked, oldest first."""
+        return Selection(dataset).waiting(self._read)
 
     def queued_bytes(self) -> int:
-        """Bytes of all bodies that wait."""
-        return int(self._value("SELECT coalesce(sum(size), 0) FROM shards WHERE state = 'queued'"))
+        """Bytes of all bodies on disk, of parked shards too."""
+        query = "SELECT coalesce(sum(size), 0) FROM shards WHERE state = 'queued'"
+        return int(self._read(query)[0][0])
 
     def queued(self, dataset: str | None = None) -> tuple[int, int]:
-        """(shards, examples) that wait, of one dataset or of all."""
-        condition = "" if dataset is None else " AND dataset = ?"
-        with self._lock:
-            row = self._database.execute(
-                "SELECT count(*), coalesce(sum(examples), 0) FROM shards "
-                f"WHERE state = 'queued'{condition}",
-                () if dataset is None else (dataset,),
-            ).fetchone()
+        """(shards, examples) that wait and are not parked, of one dataset or of all."""
+        condition, values = ("", ()) if dataset is None else (" AND dataset = ?", (dataset,))
+        query = f"SELECT count(*), coalesce(sum(examples), 0) FROM shards WHERE {_FREE}{condition}"
+        row = self._read(query, values)[0]
         return int(row[0]), int(row[1])
 
-    def remember_dataset(self, dataset: str, name: str, bundle: str) -> None:
-        """Keep a dataset's name and the bundle that feeds it."""
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO datasets VALUES (?, ?, ?) ON CONFLICT (id) "
-                "DO UPDATE SET name = excluded.name, bundle = excluded.bundle",
-                (dataset, name, bundle),
-            )
+    def has_room(self, size: int, limit: int) -> bool:
+        """Whether `size` bytes more stay within `limit` and within half of the disk's free room."""
+        queued, (page, empty) = self.queued_bytes(), self._pages()
+        return queued + size <= allowance(limit, queued, self.path, page * empty)
 
-    def dataset_bundle(self, dataset: str) -> str | None:
-        """Id of the bundle that this device last used for a dataset."""
-        with self._lock:
-            row = self._database.execute(
-                "SELECT bundle FROM datasets WHERE id = ?", (dataset,)
-            ).fetchone()
-        return None if row is None else str(row[0])
-
-    def remember_bundle(self, bundle: str, directory: Path) -> None:
-        """Keep where a bundle is on this device; it becomes the last used one."""
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO bundles VALUES (?, ?, ?) ON CONFLICT (id) "
-                "DO UPDATE SET directory = excluded.directory, used_at = excluded.used_at",
-                (bundle, str(directory), time.time()),
-            )
-
-    def bundles(self) -> list[tuple[str, Path]]:
-        """(id, directory) of the bundles used on this device, the last used first."""
-        with self._lock:
-            rows = self._database.execute(
-                "SELECT id, directory FROM bundles ORDER BY used_at DESC"
-            ).fetchall()
-        return [(row[0], Path(row[1])) for row in rows]
-
-    def datasets(self) -> list[DatasetState]:
-        """Every dataset with its counts."""
-        with self._lock:
-            rows = self._database.execute(_COUNTS).fetchall()
-        return [DatasetState(*row) for row in rows]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-                self._database.execute("COMMIT")
-            except BaseException:
-                # A full disk has rolled back already; a second time would hide that error.
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
-    def _value(self, query: str) -> int:
-        with self._lock:
-            return int(self._database.execute(query).fetchone()[0])
-
-    def _migrate(self) -> None:
-        with self._transaction() as database:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise sqlite3.DatabaseError(
-                    f"the outbox has version {version}; this program knows {VERSION}: update it"
-                )
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {VERSION}")
+    def _pages(self) -> tuple[int, int]:
+        """(bytes of a page, pages that hold nothing)."""
+        size, empty = self._read("PRAGMA page_size"), self._read("PRAGMA freelist_count")
+        return int(size[0][0]), int(empty[0][0])
 
 
 def _insert_shard(database: sqlite3.Connection, dataset: str, shard: NewShard) -> int:
@@ -275,21 +241,10 @@ def _finish(database: sqlite3.Connection, digest: str, state: str) -> str:
     """Leave state queued; returns the dataset."""
     row = database.execute(
         "UPDATE shards SET state = ?, body = NULL WHERE digest = ? AND state = 'queued' "
-        "RETURNING dataset",
+        "RETURNING sequence, dataset",
         (state, digest),
     ).fetchone()
     if row is None:
         raise sqlite3.IntegrityError(f"no queued shard {digest}")
-    return str(row[0])
-
-
-_COUNTS = """
-SELECT d.id, d.name, d.bundle,
-    (SELECT count(*) FROM shards s WHERE s.dataset = d.id AND s.state = 'queued'),
-    (SELECT coalesce(sum(examples), 0) FROM shards s WHERE s.dataset = d.id AND state = 'queued'),
-    (SELECT coalesce(sum(size), 0) FROM shards s WHERE s.dataset = d.id AND state = 'queued'),
-    (SELECT count(*) FROM shards s WHERE s.dataset = d.id AND s.state = 'acked'),
-    (SELECT count(*) FROM examples e JOIN shards s USING (sequence)
-        WHERE e.dataset = d.id AND s.state <> 'queued')
-FROM datasets d ORDER BY d.name
-"""
+    database.execute("DELETE FROM parked WHERE sequence = ?", (row[0],))
+    return str(row[1])

@@ -78,14 +78,20 @@ def aim(dataset: Mapping[str, Any], bundle: Bundle, *, task: str, wire: str | No
     )
 
 
+def published(client: Client, dataset: Mapping[str, Any]) -> list[str]:
+    """Ids of the bundles that the server takes shards of for a dataset."""
+    base, cut = str(dataset["base_model"]), int(dataset["cut"])
+    return [str(item["id"]) for item in client.bundles(base, cut)]
+
+
 def require_published(client: Client, dataset: Mapping[str, Any], bundle: Bundle) -> None:
     """StateError unless the server takes shards of this bundle for the dataset.
 
     Asked before anything is computed: a shard that is refused would wait for ever.
     """
-    base, cut = str(dataset["base_model"]), int(dataset["cut"])
-    known = [str(item["id"]) for item in client.bundles(base, cut)]
+    known = published(client, dataset)
     if bundle.id not in known:
+        base, cut = dataset["base_model"], dataset["cut"]
         own = bundle.manifest.base_model.id
         raise StateError(
             f"dataset {dataset['name']} takes bundles of {base} at cut {cut} that the server "

@@ -48,5 +48,6 @@ def _append_codec(model: ir.Model) -> None:
 def channels(model: ir.Model) -> int:
     """Width of the activations at the cut."""
     shape = model.graph.outputs[0].shape
-    assert shape is not None
-    return int(shape[-1])  # type: ignore[arg-type]
+    width = None if shape is None else shape[-1]
+    assert isinstance(width, int)
+    return width

@@ -68,17 +68,18 @@ def export_graph(segment: nn.Module, *, opset: int | None = None, blocks: bool =
         assert isinstance(segment, DeviceSegment)
         outputs += [f"block_{index}" for index in range(segment.cut - 1)]
         traced = EveryBlock(segment)
-    failures = []
+    failures: dict[str, list[int]] = {}  # reason -> opsets
     for version in (opset,) if opset else OPSETS:
         try:
             model = _trace(traced, version, outputs)
         except Exception as error:  # the exporter raises whatever a converter raises
-            failures.append(f"opset {version}: {_first_line(error)}")
+            failures.setdefault(_first_line(error), []).append(version)
             continue
         _require_free_axes(model)
         return model
+    reasons = (f"{why} (opset {' and '.join(map(str, at))})" for why, at in failures.items())
     raise ModelError(
-        "model_not_supported", "the device segment has no ONNX form: " + "; ".join(failures)
+        "model_not_supported", f"the device segment has no ONNX form: {'; '.join(reasons)}"
     )
 
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from splitfrozen_export import steps
-from splitfrozen_export.bundle import draft_directory
+from splitfrozen_export.bundle import KIND, RECORD, draft_directory
 from splitfrozen_export.graph.fuse import fuse_graph
 from splitfrozen_export.graph.trace import opset_of
-from splitfrozen_export.home.adapter import merge_adapter
 from splitfrozen_export.home.answering import (
     Answering,
     ServerHalf,
@@ -31,8 +30,9 @@ from splitfrozen_export.home.directory import (
     write_generation_config,
 )
 from splitfrozen_export.home.loss import HomeLoss, measure_home_loss
+from splitfrozen_export.home.merging import merge_adapter
 from splitfrozen_export.home.plan import HomePlan, make_home_plan
-from splitfrozen_export.home.record import KIND, RECORD, HomeResult, describe, write_record
+from splitfrozen_export.home.record import HomeResult, describe, write_record
 from splitfrozen_export.home.shared_table import share_tables
 from splitfrozen_export.home.trace import trace_answering
 from splitfrozen_export.measure.limits import judge_gap

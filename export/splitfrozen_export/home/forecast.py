@@ -25,7 +25,7 @@ from splitfrozen_export.split.blocks import count_layers
 from splitfrozen_export.split.probe import count_block_outputs
 from splitfrozen_export.split.server import keep_upper_blocks
 from splitfrozen_export.split.source import absent_files
-from splitfrozen_export.summary import megabytes
+from splitfrozen_export.words import megabytes
 
 
 @dataclass(frozen=True)

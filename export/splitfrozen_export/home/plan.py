@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen.manifest import Preprocess
 from splitfrozen_export.blueprint import read_blueprint
-from splitfrozen_export.bundle import check_target
-from splitfrozen_export.home.adapter import (
-    Adapter,
-    check_base,
-    check_shapes,
-    check_tied,
-    check_upper,
-    read_adapter,
-)
-from splitfrozen_export.home.record import KIND, RECORD
+from splitfrozen_export.dense import require_dense
+from splitfrozen_export.home.adapter import Adapter, read_adapter
+from splitfrozen_export.home.fitting import check_base, check_shapes, check_tied, check_upper
 from splitfrozen_export.home.task import Purpose, choose_purpose, empty_model
 from splitfrozen_export.measure.batches import Ids
 from splitfrozen_export.measure.loss import cut_windows
@@ -25,7 +18,7 @@ from splitfrozen_export.measure.texts import read_calibration, read_lines, read_
 from splitfrozen_export.past.inputs import require_plain_cache
 from splitfrozen_export.precision.quantize import Recipe, default_embedding
 from splitfrozen_export.preprocess import TextSide, describe, read_text_side
-from splitfrozen_export.request import AUTO, Request
+from splitfrozen_export.request import AUTO, Request, check_output
 from splitfrozen_export.split import ModelSource, check_cut, resolve_model
 
 _LONGEST = 128  # tokens of a text on which graph and torch are compared
@@ -48,13 +41,7 @@ class HomePlan:
 
 def make_home_plan(request: Request) -> HomePlan:
     """Find and read everything but weights, and refuse what cannot be exported."""
-    check_target(
-        request.output,
-        force=request.force,
-        marker=RECORD,
-        kind=KIND,
-        recover=not request.dry_run,
-    )
+    check_output(request)
     lines = read_lines(request.eval_text)
     rows = read_calibration(request.calibrate) if request.calibrate else ()
     adapter = read_adapter(request.adapter) if request.adapter is not None else None
@@ -62,6 +49,7 @@ def make_home_plan(request: Request) -> HomePlan:
         request.model, revision=request.revision, trust_remote_code=request.trust_remote_code
     )
     check_cut(source.config, request.cut or 1, code=source.code)
+    require_dense(source)
     purpose = choose_purpose(source, adapter)
     if purpose.task == "causal_lm":
         require_plain_cache(source.config)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitfrozen.bundle import hash_file
-from splitfrozen_export.bundle import Draft
+from splitfrozen_export.bundle import RECORD, Draft
 from splitfrozen_export.precision.quantize import Coverage, Recipe
 from splitfrozen_export.summary import products_line
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from splitfrozen_export.home.loss import HomeLoss
     from splitfrozen_export.home.plan import HomePlan
 
-RECORD = "export.json"  # a directory that holds it is ours and may be replaced
-KIND = "SplitFrozen export of a model"
 _FORMAT = 1
 _TOOLS = ("splitfrozen", "torch", "transformers", "onnx", "onnxruntime")
 

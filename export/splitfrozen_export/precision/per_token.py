@@ -183,8 +183,9 @@ def _lift(source: ir.Value) -> NDArray[np.float32] | None:
             if tensor is not None and tensor.size > 1 and value is not None:
                 bound = lower_bound(value)
                 factors = np.asarray(tensor.numpy(), np.float32)
-                usable = bound is not None and factors.ndim == 1 and (factors > 0).all()
-                return np.float32(-bound) * factors if usable else None  # type: ignore[operator]
+                if bound is None or factors.ndim != 1 or not (factors > 0).all():
+                    return None
+                return np.float32(-bound) * factors
     bound = lower_bound(source)
     return None if bound is None else np.array(-bound, np.float32)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from splitfrozen_export.split.checkpoint import Checkpoint, StoredTensor
+from splitfrozen_export.split.embedding import HAS_VALUES
 from splitfrozen_export.split.names import match_names
 from splitfrozen_export.split.source import ModelSource
 from splitfrozen_export.split.stored import StoredParameter
@@ -141,7 +142,7 @@ def _buffer(empty: Tensor, stored: StoredTensor | None) -> Tensor:
 
 def _marked(tensor: _T) -> _T:
     """Tell Transformers that the tensor has its values already."""
-    tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    setattr(tensor, HAS_VALUES, True)
     return tensor
 
 

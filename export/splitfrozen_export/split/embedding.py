@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+HAS_VALUES = "_is_hf_initialized"  # attribute by which Transformers leaves a tensor alone
+
 
 class NoEmbedding(nn.Module):
     """Answers token ids with zeros; the last slot discards them anyway."""
@@ -20,7 +22,7 @@ class NoEmbedding(nn.Module):
     def weight(self) -> Tensor:
         """No rows; marked as initialised, because some families' initialisers look for it."""
         empty = torch.empty(0, self.width)
-        empty._is_hf_initialized = True  # type: ignore[attr-defined]
+        setattr(empty, HAS_VALUES, True)
         return empty
 
     def forward(self, input_ids: Tensor) -> Tensor:

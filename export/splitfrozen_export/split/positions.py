@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +20,12 @@ def positions_from_mask(attention_mask: Tensor) -> Tensor:
 
 def accepts_positions(model: nn.Module) -> bool:
     """Whether the model's forward takes `position_ids` (BLOOM's does not)."""
-    return "position_ids" in inspect.signature(model.forward).parameters
+    return _takes(model, "position_ids")
 
 
 def accepts_keeping(model: nn.Module) -> bool:
     """Whether the model's forward can leave out the logits of all but the last tokens."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    return _takes(model, "logits_to_keep")
 
 
 def stand_in_ids(attention_mask: Tensor, pad_token_id: int) -> Tensor:
@@ -35,3 +37,14 @@ def stand_in_ids(attention_mask: Tensor, pad_token_id: int) -> Tensor:
     filler = 1 if pad_token_id == 0 else 0
     ids = torch.full_like(attention_mask, filler, dtype=torch.long)
     return ids.masked_fill(attention_mask == 0, pad_token_id)
+
+
+def _takes(model: nn.Module, argument: str) -> bool:
+    kind: Any = type(model)
+    return argument in _arguments(kind)
+
+
+@cache
+def _arguments(kind: Any) -> frozenset[str]:
+    """Names that a class's forward takes; kept, since decoding asks at every token."""
+    return frozenset(inspect.signature(kind.forward).parameters)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from splitfrozen_export.split.checkpoint import checkpoint_bytes
 from splitfrozen_export.split.classes import is_decoder
@@ -64,7 +64,8 @@ def _write_twin(source: ModelSource, cut: int, directory: Path) -> ModelSource:
     config = twin_config(source.config, cut + 2, code=source.code)
     config.pad_token_id = pad_id(config)
     model = build_twin(config, _task(config), code=source.code)
-    model.save_pretrained(directory)  # type: ignore[operator]
+    assert isinstance(model, PreTrainedModel)
+    model.save_pretrained(directory)
     for script in source.path.glob("*.py") if source.trust_remote_code else ():
         shutil.copy(script, directory)
     return ModelSource(directory, source.id, None, config, source.trust_remote_code)

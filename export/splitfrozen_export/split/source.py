@@ -27,6 +27,8 @@ from huggingface_hub.hf_api import RepoFile
 from transformers import AutoConfig, PretrainedConfig
 
 from splitfrozen.errors import ModelError, SplitFrozenError
+from splitfrozen_export.place import CONFIG, model_directory, no_config
+from splitfrozen_export.split.refuse import check_support
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -58,19 +60,20 @@ def resolve_model(
     HF_HUB_OFFLINE itself.
 
     Raises ModelError `model_not_found`, or `model_not_supported` for a model type that
-    Transformers does not know and for weights that are not safetensors.
+    Transformers does not know or that cannot be cut, and for weights that are not safetensors.
     """
     name = os.fspath(model)
-    if Path(name).expanduser().is_dir():
-        path = Path(name).expanduser()
-        found, files = None, _file_names(path)
-    elif _looks_like_path(name):
-        raise ModelError("model_not_found", f"no directory {name!r}; check the path of the model")
+    directory = model_directory(name)
+    if directory is not None:
+        path, found, files = directory, None, _file_names(directory)
     else:
         path, files = _hub_snapshot(name, revision, trust_remote_code)
         found = path.name
-    _require_files(name, files)
+    if CONFIG not in files:
+        raise no_config(name)
     config = _read_config(name, path, trust_remote_code)
+    check_support(config)  # before its weights are blamed
+    _require_weights(name, files)
     return ModelSource(path, name, found, config, trust_remote_code)
 
 
@@ -134,10 +137,6 @@ def weight_map(path: Path) -> dict[str, str] | None:
     return files
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or os.path.exists(name)
-
-
 def _hub_snapshot(name: str, revision: str | None, code: bool) -> tuple[Path, set[str]]:
     patterns = [*_SMALL_FILES, "*.py"] if code else _SMALL_FILES
     with hub_errors(name):
@@ -184,11 +183,7 @@ def _file_names(path: Path) -> set[str]:
     return {entry.name for entry in path.iterdir()}
 
 
-def _require_files(name: str, files: set[str]) -> None:
-    if "config.json" not in files:
-        raise ModelError(
-            "model_not_found", f"{name!r} has no config.json; give a Transformers model"
-        )
+def _require_weights(name: str, files: set[str]) -> None:
     if files & {WEIGHTS, WEIGHTS_INDEX}:
         return
     pickled = sorted(file for file in files if file.endswith((".bin", ".pt", ".pth")))

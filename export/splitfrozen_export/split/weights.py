@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from splitfrozen.errors import ModelError
+from splitfrozen_export.quiet import no_bars
 from splitfrozen_export.split.assemble import Surgery, Wanted, assemble
 from splitfrozen_export.split.source import ModelSource, fetch_weights
 
@@ -55,7 +54,7 @@ def _load_stock(
 ) -> Any:
     fetch_weights(source)
     may_lack = [*wanted.may_lack, *wanted.unread]
-    with _no_progress(), torch.random.fork_rng():
+    with no_bars(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model, info = _operated(cls, surgery, may_lack).from_pretrained(
             source.path,
@@ -104,15 +103,3 @@ def _require_all(source: ModelSource, info: dict[str, Any], may_lack: Sequence[s
             f"the weights of {source.id!r} do not fit its configuration: {wrong[0]} and "
             f"{len(wrong) - 1} more are missing or have another shape",
         )
-
-
-@contextmanager
-def _no_progress() -> Iterator[None]:
-    """Keep Transformers' own progress bars out of our output."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -14,7 +14,8 @@ from typing import Any
 
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen.manifest import bundle_id, parse_manifest
-from splitfrozen_export.tools.overview import megabytes, read_manifest
+from splitfrozen_export.tools.overview import read_manifest
+from splitfrozen_export.words import megabytes
 
 _CHILD = "splitfrozen_export.tools.timing"
 _MINUTES = 30

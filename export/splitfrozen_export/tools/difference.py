@@ -11,8 +11,10 @@ from typing import Any
 
 from splitfrozen.bundle import Bundle, read_bundle
 from splitfrozen_export.tools.opened import Graph, Tensor, open_graph
+from splitfrozen_export.words import closeness_words
 
 _SHOWN = 12  # changes of one kind that a person is shown
+_WIDEST = 60  # characters of a value in such a change
 Change = tuple[Any, Any]  # first, second; None: not there
 
 
@@ -64,7 +66,7 @@ def diff_lines(found: Difference) -> list[str]:
     """For a person."""
     if found.same:
         return [f"The same bundle: {found.first}"]
-    lines = [f"- {found.first}", f"+ {found.second}"]
+    lines = [f"- {found.first}", f"+ {found.second}", *_output_lines(found.outputs)]
     for title, changes in (
         ("Manifest", found.fields),
         ("Files (bytes)", found.files),
@@ -77,9 +79,18 @@ def diff_lines(found: Difference) -> list[str]:
         lines += [f"  {name}: {_text(a)} -> {_text(b)}" for name, (a, b) in shown]
         if len(changes) > _SHOWN:
             lines.append(f"  and {len(changes) - _SHOWN} more (--format json has all)")
-    if found.outputs is not None:
-        lines.append("Outputs: " + ", ".join(f"{k} {_text(v)}" for k, v in found.outputs.items()))
     return lines
+
+
+def _output_lines(outputs: Mapping[str, Any] | None) -> list[str]:
+    """What matters most: whether the two compute the same."""
+    if outputs is None:
+        return []
+    if "not_compared" in outputs:
+        return [f"Outputs: not compared, {outputs['not_compared']}"]
+    if outputs["relative_error"] == 0:
+        return [f"Outputs: the same, to the last bit ({outputs['tokens']:,} tokens)"]
+    return [f"Outputs: the second's are {closeness_words(outputs, 'those of the first')}"]
 
 
 def _fields(bundle: Bundle) -> dict[str, Any]:
@@ -166,4 +177,5 @@ def _compare_outputs(a: Bundle, b: Bundle) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if value is None:
         return "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)[:80]
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}…"

@@ -112,13 +112,11 @@ def compare_with_model(
 
     Raises ModelError for a model that cannot be found or cut there.
     """
-    from transformers.utils import logging
-
     from splitfrozen_export.measure import verify
+    from splitfrozen_export.quiet import silence_transformers
     from splitfrozen_export.split import load_device_segment, prefix_digest, resolve_model
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    silence_transformers()
     manifest = bundle.manifest
     source = resolve_model(model, revision=revision, trust_remote_code=trust_remote_code)
     digest = prefix_digest(source, manifest.cut)

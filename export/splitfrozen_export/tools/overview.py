@@ -12,6 +12,7 @@ from splitfrozen.manifest import MANIFEST_NAME, Manifest, bundle_id, parse_manif
 from splitfrozen.quantize import scale_width
 from splitfrozen_export.tools.memory import Estimate, estimate_memory
 from splitfrozen_export.tools.opened import Graph, open_graph
+from splitfrozen_export.words import closeness_words, megabytes, number
 
 SHAPES = ((1, 128), (8, 128))  # [batch, seq] that estimates and timings are given for
 
@@ -147,7 +148,8 @@ def overview_lines(found: Overview) -> list[str]:
     width = manifest.hidden_size
     coded = ", ".join(f"{c} {wire_bytes(c, width):,}" for c in manifest.wire_codecs)
     lines.append(f"Wire         bytes per token before zstd: {coded}")
-    return lines + _report_lines(manifest)
+    lines += _report_lines(manifest)
+    return [*lines, "Checked      nothing here: splitfrozen-bundle verify reads every byte"]
 
 
 def _graph_lines(name: str, graph: Graph) -> list[str]:
@@ -180,14 +182,14 @@ def _report_lines(manifest: Manifest) -> list[str]:
     """What the exporter measured, as far as this version knows the words for it."""
     report = manifest.report
     lines = []
-    if (error := report.get("relative_error")) is not None:
-        worst, cosine = report.get("worst_token"), report.get("cosine_min")
-        lines.append(
-            f"Accuracy     activations at the cut are {_percent(error)} off the fp32 model, the "
-            f"worst token {_percent(worst)}; least cosine {_number(cosine)}"
+    if report.get("relative_error") is not None:
+        off = closeness_words(
+            {name: report.get(name) for name in ("relative_error", "worst_token", "cosine_min")},
+            "the fp32 model",
         )
+        lines.append(f"Accuracy     activations at the cut are {off}")
     if (changed := report.get("neighbour_difference")) is not None:
-        bits = "not at all" if changed == 0 else f"by up to {_number(changed)}"
+        bits = "not at all" if changed == 0 else f"by up to {number(changed)}"
         lines.append(f"Stability    batch neighbours and padding change an activation {bits}")
     if (twin := report.get("twin_difference")) is not None:
         real = report.get("real_difference")
@@ -197,16 +199,3 @@ def _report_lines(manifest: Manifest) -> list[str]:
             f"{twin} on a random model of the same shape{weights}"
         )
     return lines
-
-
-def _percent(value: object) -> str:
-    return f"{100 * value:.2g} %" if isinstance(value, int | float) else "?"
-
-
-def _number(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, int | float) else "?"
-
-
-def megabytes(size: int) -> str:
-    """`1,234.5 MB` or `12.3 kB`; MB = 10^6 bytes."""
-    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"

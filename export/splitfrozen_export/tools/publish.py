@@ -10,8 +10,8 @@ from typing import Any
 from splitfrozen.bundle import read_bundle
 from splitfrozen.errors import RefusedError
 from splitfrozen.manifest import MANIFEST_NAME
-from splitfrozen_export.tools.overview import megabytes
 from splitfrozen_export.tools.server import ServerConnection
+from splitfrozen_export.words import megabytes
 
 STEPS = ("Checking the bundle", "Asking the server", "Sending files", "Publishing")
 _ROUNDS = 3  # another process may finish or give up the same upload meanwhile

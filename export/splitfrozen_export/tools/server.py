@@ -11,7 +11,6 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -20,6 +19,7 @@ from splitfrozen.errors import CODES, RefusedError
 from splitfrozen.wire import PROTOCOL
 
 ATTEMPTS = 6  # of one request; between them 1, 2, 4 ... seconds, with jitter
+_PATIENCE = sum(2.0**attempt for attempt in range(ATTEMPTS - 1))  # seconds of waiting at most
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=600.0)  # a base model may have to be hashed
 _PIECE = 1 << 20  # bytes
 
@@ -36,9 +36,12 @@ class ServerConnection:
         *,
         ca: Path | None = None,
         wait: Callable[[float], object] = time.sleep,
+        on_retry: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """`on_retry` is told once for each request that is tried again, before the first wait."""
         self.server = server.rstrip("/")
         self._wait = wait
+        self._on_retry = on_retry
         trust = True if ca is None else ssl.create_default_context(cafile=str(ca))
         headers = {"Authorization": f"Bearer {token}", "SplitFrozen-Protocol": PROTOCOL}
         try:
@@ -51,12 +54,7 @@ class ServerConnection:
     def __enter__(self) -> ServerConnection:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._http.close()
 
     def get(self, path: str) -> dict[str, Any]:
@@ -101,13 +99,16 @@ class ServerConnection:
                     raise failure from None
             if not failure.retryable or attempt == ATTEMPTS - 1:
                 raise failure
+            if attempt == 0:
+                reason = failure.message.partition(";")[0]
+                self._on_retry(f"{reason}; trying again for up to {_PATIENCE:.0f} s …")
             self._wait(max(after, 2**attempt * random.uniform(0.5, 1)))
         raise AssertionError("unreachable")
 
     def _silent(self, reason: str) -> RefusedError:
         return RefusedError(
             "unavailable",
-            f"{self.server} does not answer: {reason}; is it running? The same command continues",
+            f"{self.server} does not answer ({reason}); is it running? The same command continues",
         )
 
 

@@ -1,4 +1,4 @@
-"""Everything that `verify` checks about a bundle, and what it says."""
+"""Everything that `verify` checks about a bundle, in the order in which it is checked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from splitfrozen_export.tools.overview import read_manifest
 from splitfrozen_export.tools.signed import check_signed
 from splitfrozen_export.tools.soundness import damaged_files, foreign_files, graph_faults
 
+_OF_THE_BUNDLE = ("check_failed", "bad_signature", "bad_manifest")  # errors that are its faults
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -29,14 +31,22 @@ class Wishes:
 
 
 @dataclass
+class Check:
+    """One thing that was looked at."""
+
+    subject: str
+    faults: list[str] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Verdict:
-    """What was checked, what was found to be wrong, what was measured."""
+    """The checks that were made, and the subjects that an earlier fault left unchecked."""
 
     directory: Path
     id: str
-    checked: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    measured: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
     signed_by: str | None = None  # public key
 
     @property
@@ -44,9 +54,19 @@ class Verdict:
         """Whether nothing is wrong."""
         return not self.faults
 
+    @property
+    def faults(self) -> list[str]:
+        """Everything that is wrong."""
+        return [fault for check in self.checks for fault in check.faults]
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The numbers of all checks."""
+        return {name: value for check in self.checks for name, value in check.measured.items()}
+
 
 def verify_bundle(directory: Path, wishes: Wishes) -> Verdict:
-    """Check a bundle; later checks are left out when files are damaged.
+    """Check a bundle; what follows a fault stays unchecked, but for the signature.
 
     Raises ManifestError where there is no manifest or it was changed, and what `read_examples` and
     `compare_with_model` raise.
@@ -55,101 +75,92 @@ def verify_bundle(directory: Path, wishes: Wishes) -> Verdict:
     check_manifest(directory, raw)
     manifest = parse_manifest(raw)
     verdict = Verdict(directory, bundle_id(raw))
-    verdict.faults += damaged_files(directory, manifest)
-    verdict.faults += foreign_files(directory, manifest)
-    verdict.checked.append(f"{len(manifest.files)} files: size, SHA-256, and no others")
-    _check_signature(verdict, directory, raw, wishes)
-    if verdict.faults:
-        return verdict
-    verdict.faults += graph_faults(directory, manifest)
-    verdict.checked.append("graph: inputs, outputs, opset, weights within the bundle's files")
-    if not verdict.faults:
-        _check_numbers(verdict, Bundle(directory, manifest, verdict.id), wishes)
+    bundle = Bundle(directory, manifest, verdict.id)
+    work = _Work(bundle, raw, wishes, verdict)
+    work.make(f"{len(manifest.files)} files: size, SHA-256, and no others", work.files)
+    work.make("signature", work.signature, always=True)
+    work.make("graphs: inputs, outputs, opset, weights within the bundle's files", work.graphs)
+    work.make("tokenizer: its ids are the model's", work.tokenizer)
+    work.make("the graph runs, in other company too", work.company)
+    if DEVICE_WITH_PAST in manifest.files:
+        work.make("token by token against whole texts", work.decoding)
+    if wishes.model is not None:
+        work.make(f"prefix digest and activations against {wishes.model}", work.original)
     return verdict
 
 
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """For a script."""
-    return {
-        "bundle": verdict.id,
-        "directory": str(verdict.directory),
-        "ok": verdict.ok,
-        "faults": verdict.faults,
-        "checked": verdict.checked,
-        "signed_by": verdict.signed_by,
-        "measured": verdict.measured,
-    }
+@dataclass
+class _Work:
+    """The checks of one bundle; each method yields what is wrong."""
 
+    bundle: Bundle
+    manifest: bytes
+    wishes: Wishes
+    verdict: Verdict
+    examples: list[list[int]] = field(default_factory=list)  # token ids, once the tokenizer ran
 
-def verdict_lines(verdict: Verdict) -> list[str]:
-    """For a person."""
-    lines = [f"Bundle {verdict.id}", *(f"checked  {what}" for what in verdict.checked)]
-    lines += [f"found    {name} {value}" for name, value in verdict.measured.items()]
-    lines += [f"WRONG    {fault}" for fault in verdict.faults]
-    return [*lines, "The bundle is sound." if verdict.ok else "The bundle must not be used."]
+    def make(
+        self, subject: str, faults: Callable[[Check], Iterator[str]], *, always: bool = False
+    ) -> None:
+        """Make a check, unless there is a fault already; errors of the bundle are faults too."""
+        if not (always or self.verdict.ok):
+            self.verdict.unchecked.append(subject)
+            return
+        check = Check(subject)
+        self.verdict.checks.append(check)
+        try:
+            check.faults += faults(check)
+        except SplitFrozenError as error:
+            if error.code not in _OF_THE_BUNDLE:
+                raise
+            check.faults.append(error.message)
 
+    def files(self, _check: Check) -> Iterator[str]:
+        yield from damaged_files(self.bundle.directory, self.bundle.manifest)
+        yield from foreign_files(self.bundle.directory, self.bundle.manifest)
 
-def _check_signature(verdict: Verdict, directory: Path, raw: bytes, wishes: Wishes) -> None:
-    def check() -> Iterator[str]:
-        found = check_signed(directory, raw, key=wishes.key)
-        verdict.signed_by = None if found is None else found.key
+    def signature(self, check: Check) -> Iterator[str]:
+        key = self.wishes.key
+        found = check_signed(self.bundle.directory, self.manifest, key=key)
+        if found is None:
+            check.subject = "signature: it has none; a server gives one to what it publishes"
+            return
+        self.verdict.signed_by = found.key
+        by = "the required key" if key else f"{found.key} (not pinned: give --key)"
+        check.subject = f"signature by {by}"
         yield from ()
 
-    _collect(verdict, check)
-    if verdict.signed_by is not None:
-        by = "the required key" if wishes.key else f"{verdict.signed_by} (not pinned: give --key)"
-        verdict.checked.append(f"signature by {by}")
+    def graphs(self, _check: Check) -> Iterator[str]:
+        yield from graph_faults(self.bundle.directory, self.bundle.manifest)
 
+    def tokenizer(self, _check: Check) -> Iterator[str]:
+        from splitfrozen_export.tools import numbers
 
-def _check_numbers(verdict: Verdict, bundle: Bundle, wishes: Wishes) -> None:
-    from splitfrozen_export.tools import numbers
-
-    examples: list[list[int]] = []
-
-    def tokenizer() -> Iterator[str]:
-        examples.extend(numbers.read_examples(bundle, wishes.data))
+        self.examples = numbers.read_examples(self.bundle, self.wishes.data)
         yield from ()
 
-    def company() -> Iterator[str]:
-        found = numbers.invariance(bundle, examples)
-        verdict.measured |= found
-        verdict.checked.append("graph runs; activations in other batches, with other padding")
-        yield from numbers.variance_faults(bundle, found)
+    def company(self, check: Check) -> Iterator[str]:
+        from splitfrozen_export.tools import numbers
 
-    def original() -> Iterator[str]:
-        assert wishes.model is not None
-        found = numbers.compare_with_model(
-            bundle,
-            examples,
-            model=wishes.model,
+        check.measured = dict(numbers.invariance(self.bundle, self.examples))
+        yield from numbers.variance_faults(self.bundle, check.measured)
+
+    def decoding(self, check: Check) -> Iterator[str]:
+        from splitfrozen_export.tools import numbers
+
+        error = numbers.decoding_error(self.bundle, self.examples)
+        check.measured = {"decoding_error": error}
+        yield from numbers.decoding_faults(self.bundle, error)
+
+    def original(self, check: Check) -> Iterator[str]:
+        from splitfrozen_export.tools import numbers
+
+        wishes = self.wishes
+        check.measured = numbers.compare_with_model(
+            self.bundle,
+            self.examples,
+            model=str(wishes.model),
             revision=wishes.revision,
             trust_remote_code=wishes.trust_remote_code,
         )
-        verdict.measured |= found
-        verdict.checked.append(f"prefix digest and activations against {wishes.model}")
-        yield from numbers.model_faults(bundle, found, wishes.max_error)
-
-    def decoding() -> Iterator[str]:
-        error = numbers.decoding_error(bundle, examples)
-        verdict.measured["decoding_error"] = error
-        verdict.checked.append("token by token against whole texts")
-        yield from numbers.decoding_faults(bundle, error)
-
-    _collect(verdict, tokenizer)
-    if not verdict.ok:
-        return
-    _collect(verdict, company)
-    if DEVICE_WITH_PAST in bundle.manifest.files and verdict.ok:
-        _collect(verdict, decoding)
-    if wishes.model is not None and verdict.ok:
-        _collect(verdict, original)
-
-
-def _collect(verdict: Verdict, check: Callable[[], Iterator[str]]) -> None:
-    """Take the faults of a check; those of the bundle that it raises are faults too."""
-    try:
-        verdict.faults += check()
-    except SplitFrozenError as error:
-        if error.code not in ("check_failed", "bad_signature", "bad_manifest"):
-            raise
-        verdict.faults.append(error.message)
+        yield from numbers.model_faults(self.bundle, check.measured, wishes.max_error)

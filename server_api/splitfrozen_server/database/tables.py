@@ -48,8 +48,9 @@ class DeviceRow(Base):
     name: Mapped[str]
     profile: Mapped[dict[str, Any]]  # what the device says about itself
     created_at: Mapped[int]
-    last_seen_at: Mapped[int | None]  # last accepted shard
+    last_seen_at: Mapped[int | None]  # last accepted shard or recorded heartbeat
     revoked_at: Mapped[int | None]
+    heartbeat: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # the last recorded, with `at`
 
 
 class TokenRow(Base):
@@ -68,6 +69,7 @@ class TokenRow(Base):
     expires_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
     created_at: Mapped[int]
+    replaces: Mapped[str | None]  # token that this one ends when it is first used
 
 
 class BaseModelRow(Base):
@@ -129,10 +131,11 @@ class DatasetRow(Base):
     sealed_at: Mapped[int | None]
     examples: Mapped[int] = mapped_column(default=0)
     tokens: Mapped[int] = mapped_column(default=0)
-    shards: Mapped[int] = mapped_column(default=0)  # the newest shard's sequence number too
+    shards: Mapped[int] = mapped_column(default=0)
     bytes: Mapped[int] = mapped_column(default=0)
     last_shard_at: Mapped[float | None]
     created_at: Mapped[int]
+    last_sequence: Mapped[int] = mapped_column(default=0)  # of the newest shard, erased ones too
 
 
 class LabelRow(Base):
@@ -190,3 +193,33 @@ class ExampleRow(Base):
     position: Mapped[int]  # within its shard
     tokens: Mapped[int]
     label: Mapped[int | None]  # classification only
+
+
+class ErasureRow(Base):
+    """An erasure: its rows are gone when this row appears, its bytes when `finished_at` is set."""
+
+    __tablename__ = "erasures"
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # era_...
+    tenant_id: Mapped[str] = mapped_column(default=DEFAULT_TENANT)
+    device_id: Mapped[str | None]  # None: a whole dataset was deleted
+    datasets: Mapped[list[str]] = mapped_column(JSON)  # ids whose derived files must go
+    shards: Mapped[int]
+    examples: Mapped[int]
+    bytes: Mapped[int]
+    adapters: Mapped[list[str]] = mapped_column(JSON)  # names of those that saw the shards
+    jobs_stopped: Mapped[list[str]] = mapped_column(JSON)  # ids
+    created_at: Mapped[int]
+    finished_at: Mapped[int | None]
+
+
+class ErasedBlobRow(Base):
+    """A blob that an unfinished erasure must delete unless another shard needs it."""
+
+    __tablename__ = "erased_blobs"
+
+    erasure_id: Mapped[str] = mapped_column(
+        ForeignKey("erasures.id", ondelete="CASCADE"), primary_key=True
+    )
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(default=DEFAULT_TENANT)

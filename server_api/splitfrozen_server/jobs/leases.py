@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from splitfrozen.errors import RefusedError
 from splitfrozen_server.database.job_tables import JobRow
-from splitfrozen_server.database.tables import DatasetRow
+from splitfrozen_server.database.tables import DatasetRow, ErasureRow
 from splitfrozen_server.identifiers import new_id
 from splitfrozen_server.jobs.conditions import Unmet, unmet_conditions
 from splitfrozen_server.jobs.events import add_event
@@ -57,8 +57,9 @@ class Decision:
 def decide(session: Session, worker: str, *, besides: str | None = None) -> Decision:
     """Look through the queue, leaving out the job `besides`, without changing anything."""
     decision = Decision()
+    erasing = _being_erased(session)
     for job in _free_jobs(session, worker):
-        if job.id == besides:
+        if job.id == besides or {job.training_dataset_id, job.validation_dataset_id} & erasing:
             continue
         dataset = session.get(DatasetRow, job.training_dataset_id)
         if dataset is None:
@@ -137,7 +138,13 @@ def has_news(job: JobRow, dataset: DatasetRow) -> bool:
     """Whether a started job could go on; one that was not left idle always can."""
     if job.idle_sequence is None or dataset.sealed_at is not None:
         return True
-    return dataset.shards > job.idle_sequence
+    return dataset.last_sequence > job.idle_sequence
+
+
+def _being_erased(session: Session) -> set[str | None]:
+    """Datasets whose copies are being deleted: a worker must not begin another one."""
+    pending = session.scalars(select(ErasureRow.datasets).where(ErasureRow.finished_at.is_(None)))
+    return {dataset for datasets in pending for dataset in datasets}
 
 
 def _free_jobs(session: Session, worker: str) -> Iterator[JobRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
@@ -18,13 +17,13 @@ from splitfrozen_server.datasets import (
     ID_PREFIX,
     DatasetRecord,
     append_labels,
-    delete_dataset,
     describe,
     find_dataset,
     insert_dataset,
     list_datasets,
     seal_dataset,
 )
+from splitfrozen_server.erasure import erase_dataset
 from splitfrozen_server.routes.shapes import Count, Deleted, Input, Name, Page, Text
 from splitfrozen_server.services import Use
 
@@ -135,11 +134,7 @@ async def seal(dataset: str, caller: Admin, services: Use) -> Dataset:
 @router.delete("/{dataset}")
 async def delete(dataset: str, caller: Admin, services: Use) -> Deleted:
     """Erase a dataset: rows and activations."""
-    dataset_id, digests = await services.database.write(
-        lambda session: delete_dataset(session, caller.tenant_id, dataset)
-    )
-    for digest in digests:
-        await asyncio.to_thread(services.blobs.delete, digest)
+    dataset_id = await erase_dataset(services, caller.tenant_id, dataset)
     return Deleted(id=dataset_id, object="activation_dataset")
 
 

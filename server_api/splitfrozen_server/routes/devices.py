@@ -1,8 +1,9 @@
-"""Devices: enrol, list, revoke."""
+"""Devices: enrol, list, revoke, erase."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -13,6 +14,8 @@ from sqlalchemy.orm import Session
 from splitfrozen.errors import RefusedError
 from splitfrozen_server.auth import Admin, Enroller, Identity, insert_token, new_token
 from splitfrozen_server.database.tables import DeviceRow, TokenRow
+from splitfrozen_server.erased_rows import Erased
+from splitfrozen_server.erasure import erase_device
 from splitfrozen_server.identifiers import new_id, now
 from splitfrozen_server.routes.shapes import Deleted, Input, Page, Text
 from splitfrozen_server.services import Use
@@ -30,7 +33,7 @@ class NewDevice(Input):
 
 
 class Device(BaseModel):
-    """A device; `last_seen_at` is its last accepted shard."""
+    """A device; `last_seen_at` is its last accepted shard or recorded heartbeat."""
 
     id: str
     object: Literal["device"] = "device"
@@ -39,6 +42,18 @@ class Device(BaseModel):
     created_at: int
     last_seen_at: int | None
     revoked_at: int | None
+    heartbeat: dict[str, Any] | None  # the last recorded one; `at` is when
+
+
+class Erasure(BaseModel):
+    """What was erased. `adapters` were trained on what this device ever had erased: they stay."""
+
+    object: Literal["device.erasure"] = "device.erasure"
+    shards: int
+    examples: int
+    bytes: int  # uncompressed
+    adapters: list[str]
+    jobs_stopped: list[str]  # ids; they ended as failed with data_erased
 
 
 class EnrolledDevice(Device):
@@ -50,13 +65,10 @@ class EnrolledDevice(Device):
 @router.post("", status_code=201)
 async def enrol_device(new: NewDevice, caller: Enroller, services: Use) -> EnrolledDevice:
     """Turn an enrolment token into a device and its token; takes one use."""
-    if len(json.dumps(new.profile)) > MAX_PROFILE:
-        raise RefusedError(
-            "invalid_request", f"profile exceeds {MAX_PROFILE} bytes", param="profile"
-        )
+    check_profile(new.profile)
     secret = new_token("device")
     row = await services.database.write(lambda session: _enrol(session, caller, new, secret))
-    return EnrolledDevice(**_shape(row).model_dump(), token=secret)
+    return EnrolledDevice(**shape(row).model_dump(), token=secret)
 
 
 @router.get("")
@@ -68,7 +80,7 @@ async def list_devices(caller: Admin, services: Use) -> Page[Device]:
         .order_by(DeviceRow.created_at, DeviceRow.id)
     )
     rows = await services.database.read(lambda session: session.scalars(query).all())
-    return Page(data=[_shape(row) for row in rows])
+    return Page(data=[shape(row) for row in rows])
 
 
 @router.delete("/{device_id}")
@@ -76,6 +88,22 @@ async def revoke_device(device_id: str, caller: Admin, services: Use) -> Deleted
     """Revoke a device's tokens; what it has pushed stays."""
     await services.database.write(lambda session: _revoke(session, caller.tenant_id, device_id))
     return Deleted(id=device_id, object="device")
+
+
+@router.delete("/{device_id}/data")
+async def erase_data(
+    device_id: str, caller: Admin, services: Use, dataset: str | None = None
+) -> Erasure:
+    """Erase all that a device pushed, or what it pushed to one dataset (id or name)."""
+    return shape_erasure(await erase_device(services, caller.tenant_id, device_id, dataset))
+
+
+def check_profile(profile: dict[str, Any]) -> None:
+    """Refuse a profile that is too long to be kept."""
+    if len(json.dumps(profile)) > MAX_PROFILE:
+        raise RefusedError(
+            "invalid_request", f"profile exceeds {MAX_PROFILE} bytes", param="profile"
+        )
 
 
 def _enrol(session: Session, caller: Identity, new: NewDevice, secret: str) -> DeviceRow:
@@ -117,7 +145,8 @@ def _revoke(session: Session, tenant: str, device_id: str) -> None:
     )
 
 
-def _shape(row: DeviceRow) -> Device:
+def shape(row: DeviceRow) -> Device:
+    """A device as the API shows it."""
     return Device(
         id=row.id,
         name=row.name,
@@ -125,4 +154,10 @@ def _shape(row: DeviceRow) -> Device:
         created_at=row.created_at,
         last_seen_at=row.last_seen_at,
         revoked_at=row.revoked_at,
+        heartbeat=row.heartbeat,
     )
+
+
+def shape_erasure(erased: Erased) -> Erasure:
+    """An erasure as the API shows it."""
+    return Erasure(**asdict(erased))

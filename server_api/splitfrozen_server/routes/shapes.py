@@ -15,6 +15,13 @@ Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f
 MAX_INTEGER = 2**53  # what JSON carries exactly, and well within what the database stores
 Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 
+SHARD_BODY: dict[str, Any] = {  # of OpenAPI, for routes that read a shard themselves
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
 
 class Input(BaseModel):
     """A request body: unknown fields are errors, so that a typing mistake is noticed."""

@@ -22,12 +22,18 @@ ORPHAN_CHECK = 1.0  # seconds
 @click.option("--worker-socket", type=click.Path(path_type=Path), required=True)
 @click.option("--parent-pid", type=int, required=True, help="Server that started this process.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: torch's choice")
+@click.option("--session-memory", type=int, help="Bytes of split sessions; default: a quarter.")
+@click.option("--max-sessions", type=int, required=True, help="Split sessions at once.")
+@click.option("--session-idle", type=float, required=True, help="Seconds until one is dropped.")
 def main(
     data_dir: Path,
     control_socket: Path,
     worker_socket: Path,
     parent_pid: int,
     threads: int | None,
+    session_memory: int | None,
+    max_sessions: int,
+    session_idle: float,
 ) -> None:
     """Run until the server that started this process ends."""
     logging.basicConfig(level=logging.INFO, format="worker: %(message)s")
@@ -44,6 +50,8 @@ def main(
     from splitfrozen_server.worker.control_client import ControlClient
     from splitfrozen_server.worker.inference import serve_in_thread
     from splitfrozen_server.worker.loop import work_forever
+    from splitfrozen_server.worker.memory import session_bytes
+    from splitfrozen_server.worker.sessions import Limits
     from splitfrozen_server.worker.turns import Turns
     from splitfrozen_server.worker.workspace import Workspace
 
@@ -54,7 +62,8 @@ def main(
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(True, warn_only=True)
     turns = Turns()
-    serve_in_thread(worker_socket, turns)
+    limits = Limits(session_memory or session_bytes(), max_sessions, session_idle)
+    serve_in_thread(worker_socket, turns, limits)
     control = ControlClient(control_socket, WORKER_NAME)
     with lock:
         work_forever(control, Workspace(data_dir / "worker"), turns)

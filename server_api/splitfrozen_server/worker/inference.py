@@ -1,4 +1,4 @@
-"""Answers to devices: activations in, label probabilities out, between two training steps.
+"""Answers to devices, between two training steps: label probabilities here, tokens beside.
 
 HTTP on the worker's unix socket, from a thread of its own. The API has authenticated the caller
 and checked the shard before it comes here.
@@ -6,8 +6,6 @@ and checked the shard before it comes here.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import socket
 import threading
@@ -18,27 +16,26 @@ from typing import Any
 
 import torch
 import uvicorn
-from safetensors.torch import load as load_tensors
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from splitfrozen.errors import RefusedError, SplitFrozenError
+from splitfrozen.errors import RefusedError
 from splitfrozen.wire import Shard, decode
 from splitfrozen_export.split import enable_lora_dropout, resolve_model, run_segment
-from splitfrozen_server.worker import adapter as adapter_files
+from splitfrozen_server.worker.answers import answered
 from splitfrozen_server.worker.batch import shard_batches
-from splitfrozen_server.worker.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from splitfrozen_server.worker.generation import Generator
+from splitfrozen_server.worker.generation_routes import session_routes
 from splitfrozen_server.worker.model import AdaptedModel, build, restore_adapter
-from splitfrozen_server.worker.settings import LoraSettings
+from splitfrozen_server.worker.packed import read_adapter
+from splitfrozen_server.worker.sessions import Limits
 from splitfrozen_server.worker.turns import Turns
 
 LOADED = 2  # adapters kept in memory, each with its own server segment
 BATCH = 32  # examples in one forward pass
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,44 +94,32 @@ class Classifier:
 
 def load_adapter(ref: AdapterRef) -> Loaded:
     """Load the server segment and put a packed adapter's weights into it."""
-    files = adapter_files.unpack(Path(ref.path).read_bytes())
-    description = json.loads(files[adapter_files.DESCRIPTION])
-    config = json.loads(files[ADAPTER_CONFIG])
-    labels: list[str] = description["labels"]
+    packed = read_adapter(Path(ref.path))
     adapted = build(
         resolve_model(ref.base, trust_remote_code=ref.trust_remote_code),
-        description["cut"],
-        description["task"],
-        num_labels=len(labels) or None,
-        lora=LoraSettings(
-            r=config["r"],
-            alpha=config["lora_alpha"],
-            dropout=0.0,
-            target_modules=tuple(config["target_modules"]),
-        ),
+        packed.cut,
+        packed.task,
+        num_labels=len(packed.labels) or None,
+        lora=packed.lora,
         seed=0,
     )
-    restore_adapter(adapted.model, load_tensors(files[ADAPTER_WEIGHTS]))
+    restore_adapter(adapted.model, packed.tensors)
     enable_lora_dropout(adapted.model, enabled=False)
-    return Loaded(adapted, labels)
+    return Loaded(adapted, packed.labels)
 
 
-def create_inference_app(turns: Turns) -> Starlette:
-    """The app on the worker socket."""
+def create_inference_app(turns: Turns, limits: Limits) -> Starlette:
+    """The app on the worker socket; `limits` are those of split sessions."""
     classifier = Classifier(turns)
 
-    async def classify(request: Request) -> JSONResponse:
+    async def probabilities(request: Request) -> Any:
         query = request.query_params
         ref = AdapterRef(query["adapter"], query["base"], query["trust_remote_code"] == "1")
         body = await request.body()
-        try:
-            answer = await run_in_threadpool(lambda: classifier.classify(ref, decode(body)))
-        except SplitFrozenError as error:
-            return JSONResponse(_error(error.code, error.message), error.status)
-        except Exception as error:
-            log.exception("inference failed")
-            return JSONResponse(_error("internal_error", f"{type(error).__name__}: {error}"), 500)
-        return JSONResponse(answer)
+        return await run_in_threadpool(lambda: classifier.classify(ref, decode(body)))
+
+    async def classify(request: Request) -> JSONResponse:
+        return await answered(probabilities(request))
 
     async def health(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -143,15 +128,16 @@ def create_inference_app(turns: Turns) -> Starlette:
         routes=[
             Route("/classifications", classify, methods=["POST"]),
             Route("/health", health),
+            *session_routes(Generator(turns, limits)),
         ]
     )
 
 
-def serve_in_thread(path: Path, turns: Turns) -> threading.Thread:
+def serve_in_thread(path: Path, turns: Turns, limits: Limits) -> threading.Thread:
     """Listen on a unix socket that only this user may use; never returns while it serves."""
     listener = _listen(path)
     config = uvicorn.Config(
-        create_inference_app(turns), log_level="warning", lifespan="off", access_log=False
+        create_inference_app(turns, limits), log_level="warning", lifespan="off", access_log=False
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(
@@ -167,7 +153,3 @@ def _listen(path: Path) -> socket.socket:
     listener.bind(str(path))
     os.chmod(path, 0o600)
     return listener
-
-
-def _error(code: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": message}}

@@ -104,10 +104,12 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
 
 
-def restore_adapter(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
+def restore_adapter(
+    model: PeftModel, tensors: Mapping[str, Tensor], *, adapter: str = "default"
+) -> None:
     """Put back what `adapter_tensors` gave. ModelError when names or shapes do not fit."""
-    result: Any = set_peft_model_state_dict(model, dict(tensors))
-    missing = [name for name in result.missing_keys if "lora_" in name or "modules_to_save" in name]
+    result: Any = set_peft_model_state_dict(model, dict(tensors), adapter_name=adapter)
+    missing = [name for name in result.missing_keys if f".{adapter}." in f"{name}."]
     if missing or result.unexpected_keys:
         wrong = [*missing, *result.unexpected_keys][0]
         raise ModelError("model_not_supported", f"the adapter does not fit the model: {wrong}")

@@ -6,21 +6,23 @@ import shutil
 from pathlib import Path
 
 from splitfrozen_server.worker.materialise import TrainingFile
+from splitfrozen_server.worker.places import dataset_directory, job_directory
 
 
 class Workspace:
     """`datasets/<id>/` holds a training file, `jobs/<id>/` a job's checkpoints and result."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._datasets = root / "datasets"
         self._jobs = root / "jobs"
 
     def training_file(self, dataset_id: str) -> TrainingFile:
         """The training file of a dataset, opened and checked."""
-        return TrainingFile(self._datasets / dataset_id)
+        return TrainingFile(dataset_directory(self._root, dataset_id))
 
     def job(self, job_id: str) -> Path:
-        return self._jobs / job_id
+        return job_directory(self._root, job_id)
 
     def drop_job(self, job_id: str) -> None:
         """Delete a job's files, which nobody needs once it ended."""

@@ -12,13 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from splitfrozen.errors import ModelError
-from splitfrozen_export.home.adapter import (
-    check_base,
-    check_shapes,
-    check_tied,
-    check_upper,
-    read_adapter,
-)
+from splitfrozen_export.home.adapter import read_adapter
+from splitfrozen_export.home.fitting import check_base, check_shapes, check_tied, check_upper
 from splitfrozen_export.home.task import Purpose, choose_purpose, empty_model
 from splitfrozen_export.split import ModelSource, prefix_digest, resolve_model
 from tests.export.home.adapters import write_adapter

@@ -113,8 +113,19 @@ def test_other_rules_operators_and_tensors_are_found(run: Run, small: Path, tmp_
     assert found["ops"]["device.onnx Abs"] == [1, None]
     assert "device.onnx limit" in found["tensors"]
     assert found["outputs"] is None
-    said = run("diff", small, other).output
-    assert "preprocess.max_length: 32 -> 16" in said and "Outputs: relative_error 0" in said
+    lines = run("diff", small, other).output.splitlines()
+    assert lines[2].startswith("Outputs: the same, to the last bit")
+    assert "  preprocess.max_length: 32 -> 16" in lines
+
+
+def test_a_person_is_first_told_how_far_the_outputs_are_apart(
+    run: Run, small: Path, tmp_path: Path
+) -> None:
+    other = write_bundle(tmp_path / "other", family="bert", table=embedding(seed=1))
+    lines = run("diff", small, other).output.splitlines()
+    assert lines[2].startswith("Outputs: the second's are ")
+    assert " % off those of the first, the worst token " in lines[2]
+    assert all(len(line) < 200 for line in lines)
 
 
 def test_bundles_that_cannot_be_run_side_by_side_are_not(

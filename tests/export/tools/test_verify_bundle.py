@@ -100,6 +100,29 @@ def test_a_changed_byte_in_any_file_is_refused(
     assert run("verify", copy).code == 1
 
 
+def test_damage_is_said_where_it_was_looked_for_and_nothing_else_is_called_ok(
+    run: Run, copy: Path
+) -> None:
+    flip(copy / "device.onnx.data", 100, 1)
+    (copy / "notes.txt").write_text("mine")
+    lines = run("verify", copy).output.splitlines()
+    assert lines[1] == "WRONG    3 files: size, SHA-256, and no others"
+    assert "device.onnx.data has SHA-256" in lines[2]
+    assert "notes.txt is a file" in lines[3]
+    assert lines[4].startswith("ok       signature: it has none")
+    assert all(line.startswith("not yet  ") for line in lines[5:-1])
+    assert lines[-1] == "The bundle must not be used."
+
+
+def test_a_sound_bundle_is_described_in_words(run: Run, small: Path) -> None:
+    lines = run("verify", small).output.splitlines()
+    assert all(line.startswith(("ok  ", "    ")) for line in lines[1:-1])
+    assert lines[-2].strip() == (
+        "other texts in the batch and other padding change an activation not at all"
+    )
+    assert lines[-1] == "The bundle is sound."
+
+
 @pytest.fixture(scope="module")
 def signed(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = Path(shutil.copytree(small, tmp_path_factory.mktemp("signed") / "bundle"))
@@ -262,7 +285,8 @@ def test_a_signature_by_the_pinned_key_is_accepted_and_any_other_refused(
     assert "signature by the required key" in run("verify", copy, "--key", KEY).output
     assert "not pinned" in run("verify", copy).output
     assert "was made by the key" in fault(run, copy, "--key", "0" * 64)
-    assert "no Ed25519 public key" in fault(run, copy, "--key", "abc")
+    mistyped = run("verify", copy, "--key", "abc")
+    assert (mistyped.code, "no Ed25519 public key" in mistyped.errors) == (2, True)
     seal(copy, tools={"changed": "1"})
     assert "is not the signature of this manifest" in fault(run, copy)
 

@@ -1,0 +1,1 @@
+"""What the edge runtime costs on a device: disk, start, memory, idle and busy processor time."""

@@ -1,0 +1,1 @@
+"""Small programs that run in the clean environment. They import nothing of the benchmarks."""

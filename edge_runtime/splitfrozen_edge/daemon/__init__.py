@@ -1,0 +1,1 @@
+"""`run`: joined datasets followed for years by one process."""

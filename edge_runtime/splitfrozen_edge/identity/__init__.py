@@ -1,0 +1,1 @@
+"""Whom this device trusts and how it proves itself: certificates, pins, signatures, tokens."""
