@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from benchmarks.fidelity.gptq import code_columns, second_moments
 from benchmarks.fidelity.subjects import choose_models, choose_texts
 from benchmarks.fidelity.texts import Texts
-from benchmarks.real_inputs import RealInputError, data_root, minilm_directory
+from benchmarks.real_inputs import RealInputError, data_root
 from splitfrozen.errors import SplitFrozenError
 from splitfrozen.graph import ATTENTION_MASK, HIDDEN, INPUT_IDS
 from splitfrozen_export.graph.edits import add_constant, drop_unused, supersede

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.real_inputs import RealInputError, data_root, minilm_directory
+from benchmarks.real_inputs import RealInputError, data_root
 from splitfrozen.errors import SplitFrozenError
 
 _COLUMNS = (
@@ -45,8 +45,10 @@ def precision(model: str | None, cut: int | None, data_root: Path | None, quick:
     """Measure every precision of the device segment."""
     if (model is None) != (cut is None):
         raise click.UsageError("--model and --cut go together")
+    from benchmarks.fidelity.subjects import choose_models
+
     found: dict[str, Any] = {}
-    for name, blocks in _models(model, cut, data_root):
+    for name, blocks in choose_models(model, cut, data_root):
         found[f"{Path(name).name} cut {blocks}"] = _measure(name, blocks, data_root, quick)
     click.echo(json.dumps({"quick": quick, "models": found}))
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from splitfrozen.errors import WireError
 from splitfrozen.header import MAX_HEADER, TensorInfo, header_bytes, parse_header, parse_tensors
 from splitfrozen.quantize import CODECS, Float32, bf16_is_finite, decode_hidden, scale_width
+from splitfrozen.version import PROTOCOL as PROTOCOL
 
-PROTOCOL = "1"
 MAX_BODY = 8 * 1024 * 1024  # bytes, uncompressed
 TASKS = ("classification", "causal_lm", "inference")
 IGNORED_TARGET = -100  # a target that is not trained on

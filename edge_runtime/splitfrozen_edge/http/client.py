@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from splitfrozen.errors import RefusedError
-from splitfrozen.wire import PROTOCOL
+from splitfrozen.version import PROTOCOL
 from splitfrozen_edge.http.chunks import Chunks
 from splitfrozen_edge.http.compression import compress
 from splitfrozen_edge.http.refusals import GaveUpError, TransientError, read_refusal

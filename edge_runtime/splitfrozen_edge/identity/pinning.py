@@ -11,7 +11,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from splitfrozen.errors import RefusedError
-from splitfrozen.wire import PROTOCOL
+from splitfrozen.version import PROTOCOL
 from splitfrozen_edge.identity.failures import CertificateError
 from splitfrozen_edge.identity.trust import certificates, fingerprint
 
