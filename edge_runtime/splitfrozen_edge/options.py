@@ -79,6 +79,18 @@ def retry_option(default: float) -> Callable[[Callable[..., Any]], Callable[...,
     )
 
 
+def outbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--outbox-bytes, for what computes ahead of the network."""
+    return click.option(
+        "--outbox-bytes",
+        type=click.IntRange(min=1),
+        default=512 * 1024 * 1024,
+        show_default=True,
+        metavar="BYTES",
+        help="What may wait on disk while the server is away; at most half of the free disk.",
+    )(command)
+
+
 def warn(message: str) -> None:
     """Tell the user without stopping; standard output stays for results."""
     click.echo(f"Warning: {message}", err=True)

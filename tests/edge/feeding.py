@@ -17,6 +17,7 @@ from splitfrozen_edge.connect import open_client
 from splitfrozen_edge.daemon.joined import FeedOptions, Joined
 from splitfrozen_edge.daemon.service import Service
 from splitfrozen_edge.daemon.settings import FixedSettings
+from splitfrozen_edge.outbox.room import OUTBOX_BYTES
 from splitfrozen_edge.policy.gate import PolicyGate
 from splitfrozen_edge.policy.readings import Readers
 from splitfrozen_edge.policy.rules import Policy
@@ -71,6 +72,7 @@ class Stepped:
         policy: Policy | None = None,
         options: FeedOptions | None = None,
         root: Path = Path("/"),
+        outbox_bytes: int = OUTBOX_BYTES,
     ) -> None:
         self.now = 0.0
         self.local = datetime(2026, 1, 1, 12)
@@ -93,6 +95,7 @@ class Stepped:
             stop=self.stop,
             halt=self.halt,
             settings=FixedSettings(joined, policy),
+            outbox_bytes=outbox_bytes,
             say=self.said.append,
             clock=lambda: self.now,
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from splitfrozen_edge.daemon import service
 from splitfrozen_edge.daemon.joined import FeedOptions
 from splitfrozen_edge.policy.quiet import QuietHours
 from splitfrozen_edge.policy.rules import Policy
@@ -371,15 +370,20 @@ def test_now_json_is_written_when_something_changes_and_else_once_a_minute(
 
 
 def test_a_full_outbox_leaves_rows_in_their_files_until_there_is_room(
-    new_daemon: NewDaemon, server: ProtocolServer, dataset: str, monkeypatch: pytest.MonkeyPatch
+    new_daemon: NewDaemon, server: ProtocolServer, dataset: str, path: Path
 ) -> None:
-    daemon = new_daemon()
-    monkeypatch.setattr(service, "OUTBOX_BYTES", 1000)  # less than one batch may need
+    server.script("PUT", *[Fault("before")] * 99)
+    daemon = new_daemon(outbox_bytes=100)  # less than one shard: the first one is let in
     daemon.turn()
-    assert daemon.outbox.queued() == (0, 0)
-    assert daemon.codes == ["dataset_waiting"]
-    assert "reviews: the outbox is full; rows wait in their files" in daemon.said
-    monkeypatch.setattr(service, "OUTBOX_BYTES", 1 << 30)
+    assert daemon.outbox.queued() == (1, 20)
+    with (path / "a.jsonl").open("a") as stream:
+        stream.write(rows(20, 5))
     daemon.turn(5)
-    exactly_once(server, dataset, 20)
+    assert daemon.outbox.queued() == (1, 20)
+    assert daemon.codes == ["dataset_waiting", "server"]
+    assert "reviews: the outbox is full; rows wait in their files" in daemon.said
+    server.faults["PUT"].clear()
+    daemon.turn(400)
+    daemon.turn(5)
+    exactly_once(server, dataset, 25)
     assert daemon.codes == []

@@ -75,6 +75,7 @@ def work(
     state: StateDirectory,
     settings: Settings,
     policy: Policy,
+    outbox_bytes: int,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
     """Run the daemon in this process until a signal ends it; SIGHUP takes the settings afresh.
@@ -107,6 +108,7 @@ def work(
                 stop=stop,
                 halt=halt,
                 settings=settings,
+                outbox_bytes=outbox_bytes,
                 notifier=Notifier.of(environment),
                 say=lambda message: click.echo(message, err=True),
             )

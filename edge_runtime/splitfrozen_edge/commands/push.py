@@ -16,6 +16,7 @@ from splitfrozen_edge.options import (
     format_option,
     memory_option,
     model_options,
+    outbox_option,
     retry_option,
     state_option,
     warn,
@@ -39,14 +40,7 @@ from splitfrozen_edge.options import (
 @click.option("--labels", metavar="NAME,…", help="Names of the labels 0, 1, … of the file.")
 @click.option("--strict", is_flag=True, help="Refuse rows that are too long; do not truncate.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
-@click.option(
-    "--outbox-bytes",
-    type=click.IntRange(min=1),
-    default=512 * 1024 * 1024,
-    show_default=True,
-    metavar="BYTES",
-    help="What may wait on disk while the server is away; never more than half of the free disk.",
-)
+@outbox_option
 @click.option(
     "--max-age",
     type=click.FloatRange(min=0),

@@ -9,7 +9,13 @@ import click
 
 from splitfrozen_edge.commands.feed import feed_options, take_feed, work
 from splitfrozen_edge.commands.policy_flags import policy_options, take_policy
-from splitfrozen_edge.options import find_state, memory_option, model_options, state_option
+from splitfrozen_edge.options import (
+    find_state,
+    memory_option,
+    model_options,
+    outbox_option,
+    state_option,
+)
 
 
 @click.command(short_help="Feed a dataset from a folder or a growing file.")
@@ -19,10 +25,18 @@ from splitfrozen_edge.options import find_state, memory_option, model_options, s
 @feed_options
 @model_options
 @memory_option
+@outbox_option
 @policy_options
 @click.pass_context
 def watch(
-    context: click.Context, /, *, state_dir: Path | None, path: Path, dataset: str, **rest: Any
+    context: click.Context,
+    /,
+    *,
+    state_dir: Path | None,
+    path: Path,
+    dataset: str,
+    outbox_bytes: int,
+    **rest: Any,
 ) -> None:
     """Follow a folder or one growing file and send every new row once, until interrupted.
 
@@ -43,4 +57,4 @@ def watch(
     policy = take_policy(rest)
     state = find_state(context, state_dir)
     joined = now_joined(dataset, path, options)
-    work("watch", state, FixedSettings(joined, policy), policy)
+    work("watch", state, FixedSettings(joined, policy), policy, outbox_bytes)

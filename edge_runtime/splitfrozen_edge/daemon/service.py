@@ -54,6 +54,7 @@ class Service:
         stop: threading.Event,
         halt: threading.Event,
         settings: Settings,
+        outbox_bytes: int = OUTBOX_BYTES,
         notifier: Notifier | None = None,
         say: Callable[[str], None] = lambda message: None,
         clock: Callable[[], float] = time.monotonic,
@@ -73,6 +74,8 @@ class Service:
         self._stop = stop
         self._halt = halt
         self._settings = settings
+        self._outbox_bytes = outbox_bytes
+        self._room = min(ROOM, outbox_bytes // 2)
         self._opening = Opening(state, outbox, ledger, client, gate, halt, say)
         self._signature: object = settings.signature()
         self._notifier = notifier or Notifier(None)
@@ -203,7 +206,7 @@ class Service:
             clock=self._clock,
             bundle_of=self._outbox.dataset_bundle,
             may_compute=lambda: not self.gate.blocks(COMPUTE),
-            has_room=lambda: self._outbox.has_room(ROOM, OUTBOX_BYTES),
+            has_room=lambda: self._outbox.has_room(self._room, self._outbox_bytes),
             beat=self._beat,
             say=self._say,
         )
