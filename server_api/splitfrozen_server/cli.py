@@ -125,14 +125,18 @@ def serve(
 
 def with_own_certificate(config: ServerConfig) -> ServerConfig:
     """Serve with what `tls init` made, if it did, unless told otherwise or seen by nobody else."""
-    from splitfrozen_server.tls import TlsFiles, renew_when_due
+    from splitfrozen_server.tls import TlsFiles, read_tls, renew_when_due
 
     files = TlsFiles(config.tls_dir)
     if config.is_loopback or config.tls_cert or config.tls_key or config.allow_plain_http:
         return config
     if not files.complete:
         return config
-    state = renew_when_due(config.tls_dir)
+    try:
+        state = renew_when_due(config.tls_dir)
+    except (OSError, SplitFrozenError) as error:
+        state = read_tls(config.tls_dir)  # it serves on with what it has, if it has something
+        click.echo(f"WARNING: the certificate cannot be renewed: {error}", err=True)
     click.echo(f"TLS: own authority, pin {state.pin}, certificate until {state.server_until:%F}")
     return replace(config, tls_cert=files.server, tls_key=files.server, own_ca=files.ca)
 

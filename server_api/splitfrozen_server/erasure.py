@@ -113,8 +113,8 @@ def _close(
 def erase_derived(data_dir: Path, erasure: Pending) -> None:
     """Delete the worker's copies of the datasets and the checkpoints of the jobs that ended.
 
-    Nobody holds a lease on a job of these datasets now; a worker that lost one fails to write here
-    and finds out.
+    Nobody holds a lease on a job of these datasets now. A worker that has not noticed yet cannot
+    write into a dataset; a checkpoint that it is just writing it deletes itself once it notices.
     """
     places = [dataset_directory(data_dir / "worker", dataset) for dataset in erasure.datasets]
     places += [job_directory(data_dir / "worker", job) for job in erasure.jobs]

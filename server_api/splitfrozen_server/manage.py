@@ -219,7 +219,7 @@ def revoke_device(device_id: str, terminal: Terminal) -> None:
 @management
 def erase_device(device_id: str, dataset: str | None, terminal: Terminal) -> None:
     """Erase what the device with id DEVICE_ID pushed. Adapters that saw it are named; they stay."""
-    query = f"?dataset={quote(dataset, safe='')}" if dataset else ""
+    query = "" if dataset is None else f"?dataset={quote(dataset, safe='')}"
     terminal.item(terminal.client.delete(f"/v1/devices/{device_id}/data{query}"))
 
 

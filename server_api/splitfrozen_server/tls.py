@@ -13,6 +13,7 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ SERVER_DAYS = 397
 RENEW_DAYS = 30  # `serve` renews at a start when fewer are left
 ALWAYS = ("localhost", "127.0.0.1", "::1")  # for commands on the server itself
 _SKEW = datetime.timedelta(days=1)  # of the clocks of devices
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(\*\.)?({_LABEL}\.)*(?!\d+$){_LABEL}")  # 192.168.1.300 is no name
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def init_tls(directory: Path, hosts: Sequence[str], *, days: float = SERVER_DAYS
 def renew_tls(directory: Path, hosts: Sequence[str], *, days: float = SERVER_DAYS) -> TlsState:
     """A new certificate from the same authority, for the old names and `hosts`.
 
-    Raises SplitFrozenError `not_found` without the authority's files.
+    Raises SplitFrozenError: `not_found` without the authority's files, `invalid_request` when its
+    key is not one of `init_tls`.
     """
     files = TlsFiles(directory)
     state = read_tls(directory)
@@ -106,6 +110,8 @@ def renew_tls(directory: Path, hosts: Sequence[str], *, days: float = SERVER_DAY
         raise SplitFrozenError(
             "not_found", f"{files.ca_key}: {error.strerror}; it is needed to sign a certificate"
         ) from None
+    except (ValueError, TypeError):  # damaged, or with a password
+        key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SplitFrozenError("invalid_request", f"{files.ca_key} is not a key of tls init")
     _issue(files, key, certificate, [*state.hosts, *hosts], days)
@@ -113,14 +119,22 @@ def renew_tls(directory: Path, hosts: Sequence[str], *, days: float = SERVER_DAY
 
 
 def read_tls(directory: Path) -> TlsState:
-    """What `directory` holds. Raises SplitFrozenError `not_found` if nothing was made there."""
+    """What `directory` holds.
+
+    Raises SplitFrozenError: `not_found` if nothing was made there, `bad_certificate`.
+    """
     files = TlsFiles(directory)
     if not files.complete:
         raise SplitFrozenError(
             "not_found", f"no certificate in {directory}: run splitfrozen-server tls init"
         )
-    authority = x509.load_pem_x509_certificate(files.ca.read_bytes())
-    certificate = x509.load_pem_x509_certificates(files.server.read_bytes())[0]
+    try:
+        authority = x509.load_pem_x509_certificate(files.ca.read_bytes())
+        certificate = x509.load_pem_x509_certificates(files.server.read_bytes())[0]
+    except ValueError:
+        raise SplitFrozenError(
+            "bad_certificate", f"a certificate in {directory} is damaged: restore it from a backup"
+        ) from None
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return TlsState(
         pin=fingerprint(files.ca.read_text()),
@@ -133,7 +147,7 @@ def read_tls(directory: Path) -> TlsState:
 def renew_when_due(directory: Path) -> TlsState:
     """The state, after a renewal if less than RENEW_DAYS are left and the authority's key is here.
 
-    Raises SplitFrozenError `not_found`.
+    Raises what `read_tls` and `renew_tls` raise.
     """
     state = read_tls(directory)
     left = state.server_until - datetime.datetime.now(datetime.UTC)
@@ -171,6 +185,7 @@ def _issue(
 ) -> None:
     """Make and store the server's key and certificate."""
     names = list(dict.fromkeys([*hosts, *ALWAYS]))
+    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     certificate = (
@@ -179,9 +194,7 @@ def _issue(
         .issuer_name(ca.subject)
         .public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
-        )
+        .add_extension(alternatives, critical=False)
         .add_extension(
             _usage(key_cert_sign=False, crl_sign=False, digital_signature=True), critical=True
         )
@@ -228,11 +241,14 @@ def _general_name(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     try:
-        return x509.DNSName(host.encode("idna").decode("ascii"))
+        name = host.encode("idna").decode("ascii")
     except (UnicodeError, ValueError):
+        name = ""
+    if not _HOST.fullmatch(name) or len(name) > 253:
         raise SplitFrozenError(
             "invalid_request", f"--host {host[:80]!r} is neither a host name nor an address"
-        ) from None
+        )
+    return x509.DNSName(name)
 
 
 def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:

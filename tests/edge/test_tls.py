@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from splitfrozen.errors import RefusedError
+from splitfrozen.errors import RefusedError, SplitFrozenError
 from splitfrozen_edge.cli import main
 from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.identity.enrolling import enroll_device
@@ -21,6 +21,8 @@ from splitfrozen_edge.identity.failures import CertificateError, certificate_wor
 from splitfrozen_edge.identity.pinning import shown_fingerprint
 from splitfrozen_edge.identity.trust import certificates, context_for, fingerprint, parse_pin
 from splitfrozen_edge.state import Enrolment, StateDirectory, StateError
+from splitfrozen_server.cli import with_own_certificate
+from splitfrozen_server.config import ServerConfig
 from splitfrozen_server.tls import (
     RENEW_DAYS,
     SERVER_DAYS,
@@ -328,6 +330,31 @@ def test_bundle_key_of_another_form_is_not_pinned(tls: Path, state: StateDirecto
         server.bundle_key = None
         assert enroll(state, server.url, "--pin", read_tls(tls).pin).exit_code == 0
         assert state.enrolment().bundle_key is None
+
+
+@pytest.mark.parametrize("host", ["", "a b", "192.168.1.300", "-x.lan", "x..lan", "x" * 64])
+def test_host_that_no_device_could_reach_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(SplitFrozenError) as refused:
+        init_tls(tmp_path / "tls", ["server.lan", host])
+    assert refused.value.code == "invalid_request" and "--host" in refused.value.message
+    init_tls(tmp_path / "tls", ["server.lan", "*.lan", "fd00::1", "my_pi", "b\u00fccher.lan"])
+
+
+def test_server_serves_on_with_a_certificate_that_it_cannot_renew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "tls"
+    made = init_tls(directory, ["server.lan"], days=RENEW_DAYS / 2)
+    TlsFiles(directory).ca_key.write_text("kept elsewhere, behind a password")
+    with pytest.raises(SplitFrozenError, match=r"ca\.key is not a key"):
+        renew_tls(directory, ())
+    config = with_own_certificate(ServerConfig(data_dir=tmp_path, host="0.0.0.0"))
+    assert config.tls_cert == TlsFiles(directory).server and read_tls(directory) == made
+    assert "cannot be renewed" in capsys.readouterr().err
+    TlsFiles(directory).server.write_text("damaged")
+    with pytest.raises(SplitFrozenError) as refused:
+        with_own_certificate(ServerConfig(data_dir=tmp_path, host="0.0.0.0"))
+    assert refused.value.code == "bad_certificate"
 
 
 def test_made_keys_are_private_and_the_lifetimes_are_those_promised(tls: Path) -> None:

@@ -66,6 +66,27 @@ def test_profile_is_replaced_and_bounded(device: tuple[dict[str, Any], httpx.Cli
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "profile"
 
 
+@pytest.mark.parametrize(
+    "value", ['"\\ud800"', '{"\\ud800": 1}', "NaN", "1e999", "[" * 300 + "]" * 300]
+)
+def test_profile_that_no_answer_could_show_is_refused(
+    server: ServerProcess, device: tuple[dict[str, Any], httpx.Client], value: str
+) -> None:
+    enrolled, client = device
+    body, kind = f'{{"profile": {{"x": {value}}}}}', {"Content-Type": "application/json"}
+    refused = client.put(f"{SELF}/profile", content=body, headers=kind)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "profile")
+    with server.client() as admin:
+        listed = admin.get("/v1/devices")
+    assert listed.status_code == 200 and enrolled["id"] in listed.text
+
+
+def test_heartbeat_tells_of_a_dataset_once_however_often_it_is_asked(corner: Corner) -> None:
+    asked = [corner.dataset, "nowhere", corner.dataset, "nowhere"]
+    answer = corner.client.post(f"{SELF}/heartbeat", json={"datasets": asked}).json()
+    assert [item["id"] for item in answer["datasets"]] == asked[:2]
+
+
 def test_heartbeat_answers_with_the_datasets_that_were_asked_for(corner: Corner) -> None:
     assert put(corner.client, corner.dataset, corner.make.body(7)).status_code == 201
     answer = corner.client.post(
@@ -160,6 +181,18 @@ def test_racing_first_uses_of_a_successor_all_succeed(
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: opens(server, new), range(8)))
     assert not opens(server, enrolled["token"])
+
+
+def test_revoking_a_token_ends_its_pending_successor_too(
+    server: ServerProcess, device: tuple[dict[str, Any], httpx.Client]
+) -> None:
+    enrolled, client = device
+    with server.client() as admin:
+        listed = admin.get("/v1/tokens").json()["data"]
+        (old,) = (token["id"] for token in listed if token["device"] == enrolled["id"])
+        new = rotate(client)
+        admin.delete(f"/v1/tokens/{old}").raise_for_status()
+    assert not opens(server, new) and not opens(server, enrolled["token"])
 
 
 def test_revoking_a_device_ends_its_pending_token_too(

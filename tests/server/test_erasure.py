@@ -169,6 +169,8 @@ def test_admin_erases_a_device_even_a_revoked_one(server: ServerProcess, corner:
     done = run_command("devices", "erase", mine["id"], "--yes", *where)
     assert done.returncode == 0, done.stderr
     assert "shards" in done.stdout and get_dataset(server, corner.dataset)["shards"] == 0
+    unset = run_command("devices", "erase", mine["id"], "--dataset", "", "--yes", *where)
+    assert unset.returncode == 3, "an empty name does not mean all datasets"
     unknown = run_command("devices", "erase", "dev_nobody", "--yes", *where)
     assert unknown.returncode == 3 and "no device" in unknown.stderr
 

@@ -15,7 +15,7 @@ import pytest
 from splitfrozen.errors import RefusedError, SplitFrozenError
 from splitfrozen.wire import encode
 from splitfrozen_server.admission import Published
-from splitfrozen_server.worker.generation import Generator
+from splitfrozen_server.worker.generation import PADDING, Generator
 from splitfrozen_server.worker.sampling import Sampling
 from splitfrozen_server.worker.served import BaseRef, ModelRef, ServedModel
 from splitfrozen_server.worker.sessions import Limits, Opening
@@ -174,6 +174,32 @@ def test_single_tokens_that_wait_together_run_as_one_batch(
     for one, wanted in zip(found, expected, strict=False):
         assert one["token"] == wanted["token"] and one["position"] == wanted["position"]
         assert one["logprob"] == pytest.approx(wanted["logprob"], abs=1e-4)
+
+
+def test_a_long_stream_does_not_pad_many_short_ones_to_its_length(
+    start: Callable[..., Streams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = start()
+    prompts = [(9,) * 500, *[(9, 8)] * 4]
+    sessions = [streams.open() for _ in prompts]
+    for session, prompt in zip(sessions, prompts, strict=True):
+        streams.step(session, 1, *prompt)
+    sizes = []
+    forward = ServedModel.forward
+
+    def counted(model: ServedModel, adapter: Any, hidden: Any, caches: Any) -> Any:
+        sizes.append([cache.tokens for cache in caches])
+        return forward(model, adapter, hidden, caches)
+
+    monkeypatch.setattr(ServedModel, "forward", counted)
+    with streams.turns.step():
+        found = [
+            streams.send(session, 2, 40, after=prompt)
+            for session, prompt in zip(sessions, prompts, strict=True)
+        ]
+    assert [future.result(PATIENCE)["position"] for future in found] == [501, 3, 3, 3, 3]
+    assert max(len(batch) * max(batch) - 2 * sum(batch) for batch in sizes) <= PADDING
+    assert len(sizes) == 2
 
 
 def test_streams_that_crowd_each_other_out_all_say_what_they_say_alone(

@@ -23,6 +23,7 @@ from splitfrozen_server.services import Use
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 MAX_PROFILE = 4096  # bytes as JSON
+MAX_DEPTH = 16  # objects and lists within each other
 
 
 class NewDevice(Input):
@@ -99,11 +100,28 @@ async def erase_data(
 
 
 def check_profile(profile: dict[str, Any]) -> None:
-    """Refuse a profile that is too long to be kept."""
+    """Refuse a profile that is too long to be kept, or that no answer could show."""
+    if problem := _problem(profile):
+        raise RefusedError("invalid_request", f"profile {problem}", param="profile")
+
+
+def _problem(profile: dict[str, Any]) -> str | None:
+    if not _is_shallow(profile, MAX_DEPTH):
+        return f"is nested more than {MAX_DEPTH} levels deep"
     if len(json.dumps(profile)) > MAX_PROFILE:
-        raise RefusedError(
-            "invalid_request", f"profile exceeds {MAX_PROFILE} bytes", param="profile"
-        )
+        return f"exceeds {MAX_PROFILE} bytes"
+    try:
+        json.dumps(profile, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:  # halves of surrogate pairs, NaN
+        return "holds text or numbers that JSON cannot carry"
+    return None
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
 
 
 def _enrol(session: Session, caller: Identity, new: NewDevice, secret: str) -> DeviceRow:

@@ -100,7 +100,8 @@ async def heartbeat(beat: Heartbeat, caller: DeviceCaller, services: Use) -> Hea
     device_id = own_id(caller)
 
     def look(session: Session) -> tuple[bool, list[FollowedDataset]]:
-        found = [_followed(session, caller.tenant_id, key) for key in beat.datasets]
+        keys = dict.fromkeys(beat.datasets)  # a repeated one, with all its labels, only once
+        found = [_followed(session, caller.tenant_id, key) for key in keys]
         return _is_due(session.get_one(DeviceRow, device_id)), found
 
     is_due, found = await services.database.read(look)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
-from sqlalchemy import select
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from splitfrozen.errors import RefusedError
@@ -82,7 +82,7 @@ async def list_tokens(caller: Admin, services: Use) -> Page[Token]:
 
 @router.delete("/{token_id}")
 async def revoke_token(token_id: str, caller: Admin, services: Use) -> Deleted:
-    """Revoke a token; from the answer on it opens nothing."""
+    """Revoke a token and its unused successor; from the answer on they open nothing."""
     await services.database.write(lambda session: _revoke(session, caller.tenant_id, token_id))
     return Deleted(id=token_id, object="token")
 
@@ -91,7 +91,14 @@ def _revoke(session: Session, tenant: str, token_id: str) -> None:
     row = session.get(TokenRow, token_id)
     if row is None or row.tenant_id != tenant:
         raise RefusedError("not_found", f"there is no token {token_id[:80]!r}")
-    row.revoked_at = row.revoked_at or now()
+    session.execute(
+        update(TokenRow)
+        .where(
+            or_(TokenRow.id == token_id, TokenRow.replaces == token_id),
+            TokenRow.revoked_at.is_(None),
+        )
+        .values(revoked_at=now())
+    )
 
 
 def _shape(row: TokenRow) -> Token:

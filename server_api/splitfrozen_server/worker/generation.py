@@ -3,7 +3,7 @@
 Requests come from many threads; one thread of its own runs the model, in turns with training.
 Single tokens that wait for the same model at the same moment run as one batch, so that streams
 share the weights' way through memory. A batch has one adapter; mixing adapters would change
-`_take` and `ServedModel.forward` only.
+`_goes_along` and `ServedModel.forward` only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from splitfrozen.wire import decode, digest
 from splitfrozen_server.identifiers import new_id
 from splitfrozen_server.worker.caches import SessionCache
 from splitfrozen_server.worker.sampling import choose
-from splitfrozen_server.worker.served import ModelRef, ServedModel, ServedModels
+from splitfrozen_server.worker.served import ServedModel, ServedModels
 from splitfrozen_server.worker.sessions import (
     Document,
     Limits,
@@ -36,6 +36,7 @@ from splitfrozen_server.worker.sessions import (
 from splitfrozen_server.worker.turns import Turns
 
 BATCH = 16  # sessions in one forward pass
+PADDING = 1024  # tokens of padding that a batch may have in any case; else as many as are real
 
 
 @dataclass(eq=False)
@@ -131,8 +132,10 @@ class Generator:
     def _take(self) -> Sequence[_Open | _Work]:
         """The request that waits longest, and the single tokens that can go with it."""
         with self._changed:
-            first = self._waiting[0]
-            batch = [one for one in self._waiting if _go_together(first, one)][:BATCH]
+            batch = self._waiting[:1]
+            for one in self._waiting[1:]:
+                if len(batch) < BATCH and _goes_along(batch, one):
+                    batch.append(one)
             self._waiting = [one for one in self._waiting if one not in batch]
         return batch
 
@@ -220,10 +223,14 @@ class Generator:
         self._table.touch(session)
 
 
-def _go_together(first: _Open | _Work, other: _Open | _Work) -> bool:
-    if other is first:
-        return True
-    if isinstance(first, _Open) or isinstance(other, _Open):
+def _goes_along(batch: Sequence[_Open | _Work], other: _Open | _Work) -> bool:
+    """Whether `other` may run with `batch`: single tokens, the same model, little padding.
+
+    The keys of a batch are joined at the length of its longest session. Without a bound, one long
+    session among short ones would take many times the memory that sessions are allowed.
+    """
+    works = [one for one in (*batch, other) if isinstance(one, _Work) and one.new == 1]
+    if len(works) <= len(batch) or len({work.session.opening.ref for work in works}) > 1:
         return False
-    same: ModelRef = first.session.opening.ref
-    return first.new == other.new == 1 and other.session.opening.ref == same
+    lengths = [work.session.cache.tokens for work in works]
+    return len(lengths) * max(lengths) <= 2 * sum(lengths) + PADDING
