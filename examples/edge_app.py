@@ -30,19 +30,22 @@ def learn(device: Device, folder: Path, bundle: str | None) -> None:
 
 
 def sort(device: Device, folder: Path, model: str, sure: float) -> None:
-    """Move loose notes where the model puts them, if it is sure enough."""
+    """Move loose notes to the folder that the model names, if it is sure and it exists."""
     notes = sorted(folder.glob("*.txt"))
     texts = [note.read_text("utf-8") for note in notes]
+    folders = {path.name for path in folder.iterdir() if path.is_dir()}
     for note, found in zip(notes, device.predict(texts, model=model), strict=True):
         share = found.scores[found.label]
         if share < sure:
             print(f"{note.name}: stays, {found.label} has only {share:.2f}")
             continue
+        if found.label not in folders:  # it may come from another device, and be named "../x"
+            print(f"{note.name}: stays, there is no folder {found.label!r}")
+            continue
         place = folder / found.label / note.name
         if place.exists():
             print(f"{note.name}: stays, {place} is there already")
             continue
-        place.parent.mkdir(exist_ok=True)
         note.rename(place)
         print(f"{note.name}: {found.label}, {share:.2f}")
 

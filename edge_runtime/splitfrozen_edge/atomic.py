@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from splitfrozen_edge.state import sync_directory
+
 
 def replace_file(path: Path, text: str, *, durable: bool) -> None:
     """Write a small file so that a reader sees the old or the new one, never a part.
@@ -20,3 +22,5 @@ def replace_file(path: Path, text: str, *, durable: bool) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     part.replace(path)
+    if durable:
+        sync_directory(path.parent)

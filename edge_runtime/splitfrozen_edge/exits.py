@@ -10,7 +10,7 @@ import click
 
 from splitfrozen.errors import DataError, RefusedError, SplitFrozenError
 from splitfrozen_edge.outbox.words import describe_database
-from splitfrozen_edge.state import StateError
+from splitfrozen_edge.state import BusyError, StateError
 
 FAILED = 1
 USAGE = 2
@@ -31,6 +31,8 @@ def describe(error: BaseException) -> tuple[int, str] | None:
     """(exit code, message) of an error that is the user's to hear; None for a bug."""
     if isinstance(error, RefusedError):
         return REFUSED, f"{error.message} [{error.code}]"
+    if isinstance(error, BusyError):
+        return FAILED, str(error)  # not USAGE, which tells systemd not to try again
     if isinstance(error, DataError | StateError):
         return USAGE, str(error)
     if isinstance(error, SplitFrozenError):

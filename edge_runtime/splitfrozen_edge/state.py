@@ -24,6 +24,10 @@ class StateError(Exception):
     """The state directory does not allow what was asked; the message says what to do."""
 
 
+class BusyError(StateError):
+    """Another process works with the directory; the same command succeeds when it is done."""
+
+
 @dataclass(frozen=True)
 class Enrolment:
     """What `enroll` stores."""
@@ -112,16 +116,16 @@ class StateDirectory:
 
     @contextmanager
     def locked(self, purpose: str = "push", *, allow_forgetting: bool = False) -> Iterator[None]:
-        """Hold the directory for one command, `purpose`; StateError if another process does.
+        """Hold the directory for one command, `purpose`; BusyError if another process does.
 
-        Also if a `forget` was cut off, unless `allow_forgetting`: what waits would be sent.
+        StateError if a `forget` was cut off, unless `allow_forgetting`: what waits would be sent.
         """
         self._make()
         with (self.path / "lock").open("a+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StateError(self._busy(stream)) from None
+                raise BusyError(self._busy(stream)) from None
             stream.truncate(0)
             stream.write(f"{purpose} {os.getpid()}\n")
             stream.flush()

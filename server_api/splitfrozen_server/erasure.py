@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ async def erase_device(
             lambda session: erase_device_rows(session, tenant, device_id, dataset)
         )
         counted = await services.database.read(partial(unfinished_of, device_id=device_id))
-        await _finish_all(services)
+        await _finish(services, lambda erasure: erasure.id in counted)
         return await services.database.read(lambda session: summary(session, device_id, counted))
 
 
@@ -59,14 +59,17 @@ async def erase_dataset(services: Services, tenant: str, key: str) -> str:
         dataset_id = await services.database.write(
             lambda session: erase_dataset_rows(session, tenant, key)
         )
-        await _finish_all(services)
+        await _finish(services, lambda erasure: dataset_id in erasure.datasets)
     return dataset_id
 
 
-async def _finish_all(services: Services) -> None:
-    """An upload of the same bytes takes turns with this, so what comes afterwards stays."""
+async def _finish(services: Services, is_asked: Callable[[Pending], bool]) -> None:
+    """Delete the bytes of the erasures that were asked for: what fails of others fails there.
+
+    An upload of the same bytes takes turns with this, so what comes afterwards stays.
+    """
     database = services.database
-    for erasure in await database.read(pending_erasures):
+    for erasure in filter(is_asked, await database.read(pending_erasures)):
         digests = await database.read(partial(blobs_of, erasure_id=erasure.id))
         for digest in digests:
             async with services.digest_locks.hold(digest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from splitfrozen_edge import Prediction
 from tests.e2e.stack import BIN, Device, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +98,27 @@ def test_the_example_learns_from_sorted_notes_and_sorts_new_ones(
     assert (notes / "work" / "a.txt").is_file(), told
     assert (notes / "home" / "b.txt").is_file(), told
     assert app(device, "sort", notes) == ""
+
+
+def test_the_example_moves_nothing_out_of_its_folder(tmp_path: Path) -> None:
+    labels = ["../outside", str(tmp_path / "outside"), "..", "nowhere", "work"]
+    notes = tmp_path / "notes"
+    for folder in (tmp_path / "outside", notes / "work"):
+        folder.mkdir(parents=True)
+    for name in "abcde":
+        (notes / f"{name}.txt").write_text(name)
+
+    class Fed:
+        """A device whose server holds labels that another device brought."""
+
+        def predict(self, texts: list[str], model: str) -> list[Prediction]:
+            assert len(texts) == len(labels)
+            return [Prediction(1, label, {label: 1.0}) for label in labels]
+
+    runpy.run_path(str(APP))["sort"](Fed(), notes, "ft:notes", 0.5)
+    assert not list((tmp_path / "outside").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"notes", "outside"}
+    assert (notes / "work" / "e.txt").is_file() and len(list(notes.glob("*.txt"))) == 4
 
 
 def app(device: Device, command: str, folder: Path, *options: object) -> str:

@@ -14,7 +14,7 @@ from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.model.bundles import BundleStore, download
 from splitfrozen_edge.state import StateDirectory, StateError
 from tests.edge.protocol_server import Fault, ProtocolServer
-from tests.edge.tiny_bundle import write_bundle
+from tests.edge.tiny_bundle import embedding, write_bundle
 
 
 @pytest.fixture
@@ -101,6 +101,23 @@ def test_a_published_id_is_downloaded_once(
     server.requests.clear()
     assert store.open(wanted).id == wanted
     assert server.requests == []
+
+
+def test_replaced_downloads_do_not_fill_the_disk(
+    tmp_path: Path, state: StateDirectory, client: Client, server: ProtocolServer
+) -> None:
+    outbox = state.outbox()
+    store = BundleStore(state, outbox, client)
+    made = []
+    for number in range(6):
+        bundle = write_bundle(tmp_path / str(number), table=embedding(seed=number))
+        made.append(server.publish(bundle))
+        store.open(made[-1])
+        if number == 0:
+            outbox.remember_dataset("ds", "reviews", made[0])
+    assert {path.name for path in state.bundles.glob("[!.]*")} == {made[0], *made[-3:]}
+    assert store.open(made[1]).id == made[1]  # fetched again
+    outbox.close()
 
 
 def test_the_servers_bundles_are_found_by_base_and_cut(

@@ -132,6 +132,16 @@ def test_a_file_that_is_no_database_is_put_aside(tmp_path: Path) -> None:
     assert path.with_name("outbox.sqlite3.damaged-1").read_bytes().startswith(b"not a database")
 
 
+def test_of_many_damaged_files_the_last_two_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite3"
+    for number in range(5):
+        path.write_bytes(b"%d" % number * 8192)
+        Outbox(path).close()
+    kept = sorted(found.name for found in tmp_path.glob("*damaged*"))
+    assert kept == ["outbox.sqlite3.damaged-4", "outbox.sqlite3.damaged-5"]
+    assert (tmp_path / kept[1]).read_bytes() == b"4" * 8192
+
+
 def test_a_clean_end_costs_no_look(large: tuple[Path, list[bytes]]) -> None:
     path, _ = large
     with path.open("r+b") as stream:  # damage that nobody had a reason to look for
@@ -201,6 +211,24 @@ def test_rows_whose_ids_were_lost_are_sent_again_and_stored_once(
     assert report.uploaded_examples + report.duplicates == 300
     found = server.example_ids(report.dataset_id)
     assert len(found) == len(set(found)) == 300
+
+
+def test_a_sent_shard_whose_ids_alone_were_lost_is_sent_again_and_stored_once(
+    tmp_path: Path, state: StateDirectory, new_client: NewClient, server: ProtocolServer,
+    encoder_bundle: Path,
+) -> None:  # fmt: skip
+    """All rows are made into the same shard again, whose digest the outbox has."""
+    request = PushRequest(write_sentences(tmp_path / "data.jsonl", 20), "d", str(encoder_bundle))
+    push_file(request, state, new_client())
+    database = sqlite3.connect(state.path / "outbox.sqlite3")
+    database.execute("DELETE FROM examples")
+    database.commit()
+    database.close()
+    report = push_file(request, state, new_client())
+    assert (report.uploaded_shards, report.uploaded_examples) == (1, 20)
+    found = server.example_ids(report.dataset_id)
+    assert len(found) == len(set(found)) == 20
+    assert push_file(request, state, new_client()).skipped == 20
 
 
 def test_a_body_that_rotted_on_the_disk_is_not_sent(

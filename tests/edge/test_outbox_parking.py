@@ -12,7 +12,7 @@ import pytest
 from splitfrozen_edge.outbox.age import age_of, old_shards
 from splitfrozen_edge.outbox.room import share
 from splitfrozen_edge.outbox.schema import VERSION
-from splitfrozen_edge.outbox.store import Outbox, Waiting
+from splitfrozen_edge.outbox.store import NewShard, Outbox, Waiting
 from tests.edge.test_outbox import shard
 
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
@@ -109,8 +109,12 @@ def test_rows_refused_for_another_reason_are_not_computed_again(outbox: Outbox) 
 
 
 def test_forgetting_a_dataset_leaves_no_byte_of_it(outbox: Outbox, tmp_path: Path) -> None:
-    secret = shard(1, b"0123456789abcdef")
+    outbox._database.execute("PRAGMA secure_delete = OFF")  # as many SQLite libraries have it
+    secret = NewShard("d" * 64, b"secret" * 10_000, [b"0123456789abcdef"], 3)
     outbox.put("ds", secret)
+    sent = NewShard("e" * 64, b"secret" * 10_000, [b"fedcba9876543210"], 3)
+    outbox.put("ds", sent)
+    outbox.ack(sent.digest)
     outbox.put("ds", shard(2, B))
     outbox.park(shard(2).digest, "x", "y")
     outbox.put("other", shard(3, C))
@@ -121,6 +125,35 @@ def test_forgetting_a_dataset_leaves_no_byte_of_it(outbox: Outbox, tmp_path: Pat
     assert outbox.is_known("other", C)
     log = tmp_path / "outbox.sqlite3-wal"
     assert not log.exists() or log.stat().st_size == 0
+    file = tmp_path / "outbox.sqlite3"
+    assert b"secretsecret" not in file.read_bytes()
+    assert file.stat().st_size < 60_000
+
+
+@pytest.mark.parametrize("how", ["drop", "forget"])
+def test_giving_up_many_shards_does_not_look_through_all_ids_for_each(
+    outbox: Outbox, how: str
+) -> None:
+    ids = [number.to_bytes(16, "big") for number in range(5000)]
+    outbox.put("other", NewShard("d" * 64, b"x", ids, 3))
+    for number in range(100):
+        outbox.put("ds", shard(number, b"%016d" % number))
+    outbox.park(shard(7).digest, "x", "y")
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1000
+        return 0
+
+    outbox._database.set_progress_handler(count, 1000)
+    outbox.drop("ds") if how == "drop" else outbox.forget("ds")
+    outbox._database.set_progress_handler(None, 0)
+    assert steps < 20 * len(ids)  # of SQLite's machine; one look for each shard takes 100 and more
+    assert outbox.entries("ds") == []
+    assert outbox.queued("other") == (1, 5000)
+    with pytest.raises(sqlite3.IntegrityError):  # references are checked as before
+        outbox._database.execute("DELETE FROM shards")
 
 
 def test_a_file_of_version_1_is_taken_over_as_it_is(tmp_path: Path) -> None:

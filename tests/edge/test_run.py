@@ -283,23 +283,30 @@ def test_the_policy_holds_rows_and_says_why(
 
 
 def test_a_metered_network_holds_uploads_and_heartbeats_but_no_computing(
-    new_daemon: NewDaemon, server: ProtocolServer, dataset: str, tmp_path: Path
+    new_daemon: NewDaemon,
+    server: ProtocolServer,
+    dataset: str,
+    tmp_path: Path,
+    path: Path,
 ) -> None:
     route = tmp_path / "proc" / "net" / "route"
     route.parent.mkdir(parents=True)
     columns = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT"
-    route.write_text(f"{columns}\nwwan0 00000000 0100A8C0 0003 0 0 700 00000000 0 0 0\n")
     policy = Policy(only_unmetered=True, metered_interfaces=("wwan0",))
     daemon = new_daemon(policy=policy, root=tmp_path)
+    daemon.turn()  # the device knows its dataset and has the bundle
+    heard = len(server.requests)
+    route.write_text(f"{columns}\nwwan0 00000000 0100A8C0 0003 0 0 700 00000000 0 0 0\n")
     daemon.gate.take(Policy())
     daemon.gate.take(policy)
-    daemon.turn()
+    (path / "b.jsonl").write_text(rows(50, 5))
+    daemon.turn(60)
     daemon.turn(120)
-    assert daemon.outbox.queued(dataset)[1] == 20
-    assert (server.bodies(), daemon.codes) == ([], ["metered"])
+    assert daemon.outbox.queued(dataset)[1] == 5
+    assert (len(server.requests), daemon.codes) == (heard, ["metered"])
     route.write_text(f"{columns}\nwlan0 00000000 0100A8C0 0003 0 0 600 00000000 0 0 0\n")
     daemon.turn(60)
-    exactly_once(server, dataset, 20)
+    exactly_once(server, dataset, 25)
 
 
 def test_the_model_is_let_go_when_nothing_comes(
@@ -337,6 +344,14 @@ def test_a_file_that_rests_is_looked_at_less_and_less(new_daemon: NewDaemon) -> 
     assert delays[0] == 2.0
     assert delays[-1] == 30.0
     assert delays == sorted(delays)
+
+
+def test_rows_that_wait_for_the_policy_keep_no_device_awake(new_daemon: NewDaemon) -> None:
+    daemon = new_daemon(policy=Policy(quiet_hours=QuietHours.parse("22:00-06:30")))
+    daemon.local = datetime(2026, 1, 1, 23)
+    delays = [daemon.service.tend() for _ in range(12)]
+    assert daemon.service.document()["datasets"][0]["waiting_rows"] == 20
+    assert delays[-1] == 30.0
 
 
 def test_status_shows_the_daemon_for_people_and_programs(

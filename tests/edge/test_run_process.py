@@ -117,10 +117,10 @@ def test_one_daemon_at_a_time_and_the_other_commands_say_so_or_work(
     with running(state, "run") as process:
         until(lambda: server.beats)
         second = edge(state, "run")
-        assert second.returncode == 2
+        assert second.returncode == 1  # systemd tries again, as it does not after a 2
         assert f"splitfrozen-edge run (process {process.pid}) works with" in second.stderr
         pushed = edge(state, "push", "--dataset", "reviews", "--data", str(data))
-        assert pushed.returncode == 2
+        assert pushed.returncode == 1
         assert edge(state, "queue", "list").returncode == 0
         until(lambda: "reviews: 20 sent" in edge(state, "status").stdout)
         assert "daemon   running for" in edge(state, "status").stdout

@@ -11,6 +11,7 @@ import pytest
 
 from splitfrozen_edge.watching import lines
 from splitfrozen_edge.watching.files import LINES, TEXTS, WHOLE
+from splitfrozen_edge.watching.ledger import KEPT_BAD_LINES
 from splitfrozen_edge.watching.opening import open_ledger
 from splitfrozen_edge.watching.overview import read_watches
 from tests.edge.watched import Watching, append, line
@@ -281,6 +282,17 @@ def test_a_line_without_end_does_not_fill_the_memory(
     append(path, "one")
     assert watching.poll() == 1
     assert bad(watching, tmp_path)[0] == (1, "is longer than 1000 bytes")
+
+
+def test_a_file_of_garbage_does_not_fill_the_memory(watching: Watching, folder: Path) -> None:
+    (folder / "a.jsonl").write_text("garbage\n" * 1000)
+    batch = watching.collector.poll(at_once=True)
+    assert batch is not None
+    (change,) = batch.changes.values()
+    assert (len(change.bad), change.unlisted) == (KEPT_BAD_LINES, 1000 - KEPT_BAD_LINES)
+    batch.commit()
+    (watch,) = read_watches(folder.parent / "watch.sqlite3")
+    assert watch.files[0].bad == 1000
 
 
 def test_a_csv_is_read_when_it_rests_and_again_when_it_changed(

@@ -271,14 +271,17 @@ def test_request_repeated_on_the_same_server_finishes_what_failed(
 ) -> None:
     server = serve()
     make = Maker(bundle, create_dataset(server, "stuck")["id"])
-    mine = enrol(server)
+    mine, theirs = enrol(server), enrol(server)
     (digest,) = push(server, mine["token"], make, 1)
+    others = push(server, theirs["token"], make, 2)
     blob = data_dir / "blobs" / digest[:2] / digest
     blob.unlink()
     (blob / "in-the-way").mkdir(parents=True)  # what cannot be unlinked: a failing disk, in effect
     with server.client(mine["token"]) as client:
         assert client.delete("/v1/devices/self/data").status_code == 500
-    assert get_dataset(server, "stuck")["shards"] == 0, "invisible from the first moment"
+    assert get_dataset(server, "stuck")["shards"] == 1, "invisible from the first moment"
+    assert erase(server, theirs["token"])["shards"] == 1, "what fails for one stops no other"
+    assert not every_copy(data_dir, others)
     shutil.rmtree(blob)
     blob.write_bytes(make.body(1))
     assert erase(server, mine["token"])["shards"] == 1, "counted by the call that finished it"

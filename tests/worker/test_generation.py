@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from splitfrozen.errors import RefusedError, SplitFrozenError
-from splitfrozen.wire import encode
+from splitfrozen.wire import Shard, encode
 from splitfrozen_server.admission import Published
 from splitfrozen_server.worker.generation import PADDING, Generator
 from splitfrozen_server.worker.sampling import Sampling
@@ -174,6 +174,25 @@ def test_single_tokens_that_wait_together_run_as_one_batch(
     for one, wanted in zip(found, expected, strict=False):
         assert one["token"] == wanted["token"] and one["position"] == wanted["position"]
         assert one["logprob"] == pytest.approx(wanted["logprob"], abs=1e-4)
+
+
+def test_a_body_that_is_no_step_is_refused_before_its_activations_are_decoded(
+    start: Callable[..., Streams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = start()
+    session = streams.open()
+    decoded = []
+    activations = Shard.activations
+
+    def noted(shard: Shard) -> Any:
+        decoded.append(shard.tokens)
+        return activations(shard)
+
+    monkeypatch.setattr(Shard, "activations", noted)
+    for tokens in (513, 600):
+        assert streams.refusal(session, 1, *[9] * tokens).code == "bad_lengths"
+    assert not decoded
+    assert streams.step(session, 1, 9)["position"] == 1 and decoded == [1]
 
 
 def test_a_long_stream_does_not_pad_many_short_ones_to_its_length(

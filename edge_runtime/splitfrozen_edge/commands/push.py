@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from splitfrozen_edge.options import (
     state_option,
     warn,
 )
+
+if TYPE_CHECKING:
+    from splitfrozen_edge.http.client import Client
 
 
 @click.command(short_help="Send a data file to a dataset.")
@@ -83,10 +86,8 @@ def push(
     from splitfrozen.errors import RefusedError
     from splitfrozen_edge.data.shapes import parse_fields
     from splitfrozen_edge.policy.gate import PolicyGate
-    from splitfrozen_edge.policy.rate import TokenBucket
     from splitfrozen_edge.policy.readings import Readers
     from splitfrozen_edge.pushing.file import PushRequest, push_file
-    from splitfrozen_edge.pushing.stopping import Stopped
 
     policy = take_policy(rest)
     request = PushRequest(
@@ -103,13 +104,7 @@ def push(
         on_hold=lambda reasons: warn("waits: " + "; ".join(r.message for r in reasons)),
     )
     client = open_client(state.enrolment(), retry_for, stop)
-
-    def pause(seconds: float) -> None:
-        if stop.wait(seconds):
-            raise Stopped
-
-    if policy.max_rate:
-        client.throttle = TokenBucket(policy.max_rate, pause).take
+    _limit_rate(client, policy.max_rate, stop)
     try:
         report = push_file(
             request, state, client, stop=stop, warn=warn, gate=gate, max_age=max_age * 86400
@@ -119,3 +114,16 @@ def push(
     click.echo(json.dumps(report.document()) if form == "json" else "\n".join(report.lines()))
     if report.refusals:
         raise RefusedError(report.refusals[0].code, report.refusal())
+
+
+def _limit_rate(client: Client, rate: int | None, stop: threading.Event) -> None:
+    """Spread uploads over time; `rate` in bytes/s."""
+    from splitfrozen_edge.policy.rate import TokenBucket
+    from splitfrozen_edge.pushing.stopping import Stopped
+
+    def pause(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise Stopped
+
+    if rate:
+        client.throttle = TokenBucket(rate, pause).take

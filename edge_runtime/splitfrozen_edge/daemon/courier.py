@@ -6,6 +6,7 @@ It has a thread of its own, so that the processor never waits for the network.
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,9 @@ from typing import Any
 from splitfrozen.errors import RefusedError
 from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.http.refusals import GaveUpError
+from splitfrozen_edge.outbox.salvage import is_damage
 from splitfrozen_edge.outbox.store import Outbox
+from splitfrozen_edge.outbox.words import describe_database
 from splitfrozen_edge.policy.gate import PolicyGate
 from splitfrozen_edge.policy.rules import UPLOAD
 
@@ -37,6 +40,7 @@ class Contact:
     since: float | None = None  # wall clock; when that began
     last_heartbeat: float | None = None  # wall clock
     last_upload: float | None = None
+    disk: str = ""  # what is wrong with the outbox; receipts cannot be noted
 
 
 class Courier:
@@ -57,7 +61,8 @@ class Courier:
     ) -> None:
         """`describe`: the heartbeat; `learn` hears the datasets of its answer.
 
-        `recompute` hears the id of a dataset whose bundle the server has replaced.
+        `recompute` hears the id of a dataset whose bundle the server has replaced, or of which
+        something on the disk became unreadable.
         """
         self.contact = Contact()
         self._client = client
@@ -78,21 +83,20 @@ class Courier:
         now = self._clock()
         if now < self._away_until:
             return self._away_until - now
-        waiting = self._waiting()
-        held = self._gate.blocks(UPLOAD) if waiting else []
+        held = self._gate.blocks(UPLOAD)
         if any(reason.code == "metered" for reason in held):
             return PAUSED  # a heartbeat costs as well
         try:
             if now >= self._beat_at:
                 self._beat()
+            waiting = [dataset for dataset, _, _ in self._outbox.waiting()]
             if waiting and not held:
                 return 0.0 if self._send(waiting) else self._until_beat()
         except RefusedError as error:
             return self._stand_back(error)
+        except (sqlite3.Error, OSError) as error:
+            return self._hold_back(error)
         return min(PAUSED, self._until_beat()) if held else self._until_beat()
-
-    def _waiting(self) -> list[str]:
-        return [item.id for item in self._outbox.datasets() if item.queued_shards]
 
     def _until_beat(self) -> float:
         return max(0.0, self._beat_at - self._clock())
@@ -119,7 +123,7 @@ class Courier:
     def _send(self, datasets: list[str]) -> bool:
         """Send for a while; whether more may wait."""
         # Not at the top: a daemon that has nothing to send does without numpy's memory.
-        from splitfrozen_edge.pushing.upload import Uploaded, settle_one
+        from splitfrozen_edge.pushing.upload import SetAsideError, Uploaded, settle_one
 
         until = self._clock() + TURN
         for dataset in datasets:
@@ -128,19 +132,32 @@ class Courier:
                     return False
                 if self._clock() >= until:
                     return True
+                totals = Uploaded()
                 try:
-                    settle_one(self._client, self._outbox, entry, Uploaded())
-                except RefusedError as error:
-                    queued, _ = self._outbox.queued(dataset)
-                    if error.retryable or queued:
-                        raise
-                    self._say(f"{error.message} [{error.code}]")  # set aside: nothing waits now
-                    if error.code == "unknown_bundle":
+                    settle_one(self._client, self._outbox, entry, totals)
+                except SetAsideError as error:
+                    self._say(f"{error.message} [{error.code}]")
+                    if error.bundle is not None:
                         self._recompute(dataset)
-                    break
+                    continue  # what another bundle computed may be taken
+                if totals.damaged:
+                    self._say(f"{totals.damaged} examples were unreadable on the disk: read again")
+                    self._recompute(dataset)
+                    continue
                 self._reached()
-                self.contact.last_upload = time.time()
+                self.contact.last_upload, self.contact.disk = time.time(), ""
         return False
+
+    def _hold_back(self, error: sqlite3.Error | OSError) -> float:
+        """A disk that is full or fails: what cannot be noted as sent is rarely sent again."""
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            raise error  # it is repaired at the next start
+        words = describe_database(error) if isinstance(error, sqlite3.Error) else str(error)
+        if words != self.contact.disk:
+            self._say(words)
+        self.contact.disk = words
+        self._away_until = self._clock() + REFUSED
+        return REFUSED
 
     def _reached(self) -> None:
         if self.contact.reachable is not True:

@@ -13,6 +13,7 @@ from splitfrozen.errors import RefusedError, SplitFrozenError
 from splitfrozen_edge.allocator import give_back
 from splitfrozen_edge.daemon.joined import Joined
 from splitfrozen_edge.daemon.source import RowSink, RowSource
+from splitfrozen_edge.outbox.salvage import is_damage
 from splitfrozen_edge.state import StateError
 from splitfrozen_edge.watching.batch import Batch
 from splitfrozen_edge.watching.collector import Collector
@@ -24,6 +25,7 @@ RELEASE = 300.0  # seconds without rows until the model's memory is given back
 _TELL = 60.0  # seconds between two words about rows that were taken
 _AGAIN = (5.0, 600.0)  # seconds until a failed dataset is tried again: first, at most
 SEALED, DELETED = "sealed", "deleted"
+_METERED = "asks the server, and fetches a bundle, when the network is not metered"
 
 
 @dataclass
@@ -53,12 +55,16 @@ class Follower:
         bundle_of: Callable[[str], str | None],
         may_compute: Callable[[], bool],
         has_room: Callable[[], bool] = lambda: True,
+        may_ask: Callable[[], bool] = lambda: True,
+        is_taken: Callable[[str], bool] = lambda dataset: False,
         beat: Callable[[], object] = lambda: None,
         say: Callable[[str], object] = lambda message: None,
     ) -> None:
         """`find`: the dataset as the server has it, or had it; RefusedError if it is not there.
 
         `bundle_of`: the bundle that was used for a dataset id before: then no server is needed.
+        `may_ask`: whether the network may be used. `is_taken`: whether another follower feeds a
+        dataset id from the same path: two would count its rows twice.
         """
         self.joined = joined
         self.now = Following()
@@ -69,6 +75,8 @@ class Follower:
         self._bundle_of = bundle_of
         self._may_compute = may_compute
         self._has_room = has_room
+        self._may_ask = may_ask
+        self._is_taken = is_taken
         self._beat = beat
         self._say = say
         self._lock = threading.Lock()
@@ -113,6 +121,8 @@ class Follower:
         except RefusedError as error:
             self._refused(error)
         except (SplitFrozenError, StateError, OSError, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                raise  # it is repaired at the next start
             self._fail(str(error))
         return False
 
@@ -125,6 +135,9 @@ class Follower:
 
     def _is_open(self) -> bool:
         if self._dataset is None:
+            if not self._may_ask():
+                self._settle("waiting", _METERED)
+                return False
             self._dataset = self._find(self.joined)
         dataset = self._dataset
         if dataset.get("deleted"):
@@ -141,9 +154,23 @@ class Follower:
             self._read_again.clear()
             self._ledger.forget(self.now.id)
             self._collector, self._held, self._ask = None, None, True
-        if self.now.state in (SEALED, DELETED) or self._collector is None:
-            self._collector = self._open_collector(str(dataset["id"]))
+        if self.now.state in (SEALED, DELETED):
+            self._settle("following", "")
+        if self._collector is None:
+            if self._is_taken(self.now.id):
+                raise StateError(f"{self.joined.path} is joined twice to this dataset: leave one")
+            self._collector = self._open_collector(self.now.id)
         return True
+
+    @property
+    def is_held(self) -> bool:
+        """Whether rows wait for the policy or the disk, not for more rows."""
+        return self._held is not None
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it keeps its place in files."""
+        return self._collector is not None
 
     def _open_collector(self, dataset: str) -> Collector:
         kinds = LINES | WHOLE | (TEXTS if self.joined.options.texts else frozenset())
@@ -166,6 +193,9 @@ class Follower:
             if batch.taken and not self._has_room():
                 self._settle("waiting", "the outbox is full; rows wait in their files")
                 return done
+            if batch.taken and not self._needs_no_server() and not self._may_ask():
+                self._settle("waiting", _METERED)
+                return done
             if batch.taken and not self._may_compute():
                 return done
             self._held = None
@@ -182,8 +212,7 @@ class Follower:
         if self._sink is None:
             self._sink = self._open_sink(self.joined)
         self._used_at = self._clock()
-        known = self._bundle_of(self.now.id or "") is not None and not self._ask
-        self._sink.remember_dataset(self._dataset if known else None)
+        self._sink.remember_dataset(self._dataset if self._needs_no_server() else None)
         source = RowSource(batch, self._task(), self.joined.options.fields or None, self._beat)
         self._sink.collect(source.rows(), occurrence=source.occurrence, on_bad_row=source.refuse)
         self._ask = False
@@ -193,6 +222,9 @@ class Follower:
         taken = sum(change.rows for change in batch.changes.values())
         self.now.queued += taken
         self._tell(taken)
+
+    def _needs_no_server(self) -> bool:
+        return self._bundle_of(self.now.id or "") is not None and not self._ask
 
     def _learn_new_labels(self, used: set[str]) -> None:
         """Names that were added on the way have places, which must be known when offline."""

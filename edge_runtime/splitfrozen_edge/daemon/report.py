@@ -8,19 +8,19 @@ from typing import Any
 import splitfrozen
 from splitfrozen_edge.daemon.courier import Contact
 from splitfrozen_edge.daemon.follower import Follower
-from splitfrozen_edge.outbox.store import DatasetState
 from splitfrozen_edge.policy.rules import Reason
 
 _MOST = {"reasons": 16, "reason": 255, "datasets": 100}  # what a server takes
 
 
 def heartbeat(
-    waiting: Sequence[DatasetState],
+    waiting: Sequence[tuple[str, int, int]],
     followers: Sequence[Follower],
     policy: Sequence[Reason],
 ) -> dict[str, Any]:
     """What a server hears: counts, reasons in words, the datasets that we ask about.
 
+    `waiting`: (dataset id, examples, bytes).
     Of a dataset only its state: the message may name paths and rows, which stay here.
     """
     told = [reason.message for reason in policy]
@@ -31,8 +31,8 @@ def heartbeat(
     ]
     named = [follower.now.id or follower.joined.dataset for follower in followers]
     return {
-        "queued_examples": sum(item.queued_examples for item in waiting),
-        "queued_bytes": sum(item.queued_bytes for item in waiting),
+        "queued_examples": sum(examples for _, examples, _ in waiting),
+        "queued_bytes": sum(size for _, _, size in waiting),
         "version": splitfrozen.__version__,
         "reasons": [text[: _MOST["reason"]] for text in told][: _MOST["reasons"]],
         "datasets": named[: _MOST["datasets"]],
@@ -78,6 +78,8 @@ def reasons(
             found.append(_reason(f"dataset_{follower.now.state}", message, []))
     if contact.reachable is False:
         found.append(_reason("server", contact.message, ["upload"]))
+    if contact.disk:
+        found.append(_reason("disk", contact.disk, ["upload"]))
     return found
 
 

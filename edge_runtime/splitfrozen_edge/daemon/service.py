@@ -24,10 +24,11 @@ from splitfrozen_edge.daemon.report import (
 from splitfrozen_edge.daemon.settings import Settings
 from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.outbox.room import OUTBOX_BYTES
+from splitfrozen_edge.outbox.salvage import repaired_path
 from splitfrozen_edge.outbox.store import Outbox
 from splitfrozen_edge.policy.gate import PolicyGate
 from splitfrozen_edge.policy.rate import TokenBucket
-from splitfrozen_edge.policy.rules import COMPUTE
+from splitfrozen_edge.policy.rules import COMPUTE, UPLOAD
 from splitfrozen_edge.pushing.stopping import Stopped
 from splitfrozen_edge.state import StateDirectory, StateError
 from splitfrozen_edge.watching.ledger import Ledger
@@ -99,6 +100,7 @@ class Service:
             say=say,
             clock=clock,
         )
+        self._read_what_was_lost()
         self._take_settings()
 
     def run(self) -> None:
@@ -147,7 +149,7 @@ class Service:
             follower.rest()
         # Files that rest are looked at less often: an idle device should sleep.
         self._look_every = SOON if done else min(SELDOM, self._look_every * 1.5)
-        if any(follower.now.waiting for follower in self._followers):
+        if any(item.now.waiting and not item.is_held for item in self._followers):
             return SOON
         # Ten thousand files that rest take 0.2 CPU-seconds a look: keep it a small share.
         dear = 0.0 if done else min(RAREST, (time.thread_time() - began) / LOOKING)
@@ -155,7 +157,7 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """The heartbeat."""
-        return heartbeat(self._outbox.datasets(), self._followers, self.gate.last_reasons)
+        return heartbeat(self._outbox.waiting(), self._followers, self.gate.last_reasons)
 
     def document(self) -> dict[str, Any]:
         """What `status` shows of the daemon."""
@@ -184,6 +186,13 @@ class Service:
         else:
             self._say("took the settings afresh")
 
+    def _read_what_was_lost(self) -> None:
+        """A repair of the outbox may have lost shards whose rows the ledger counts as read."""
+        mark = repaired_path(self._outbox.path)
+        if mark.exists():
+            self._ledger.rewind()
+            mark.unlink(missing_ok=True)
+
     def _take_settings(self) -> None:
         joined, policy = self._settings.load()
         kept = {_key(follower.joined): follower for follower in self._followers}
@@ -207,6 +216,12 @@ class Service:
             bundle_of=self._outbox.dataset_bundle,
             may_compute=lambda: not self.gate.blocks(COMPUTE),
             has_room=lambda: self._outbox.has_room(self._room, self._outbox_bytes),
+            may_ask=lambda: all(r.code != "metered" for r in self.gate.blocks(UPLOAD)),
+            is_taken=lambda dataset: any(
+                (other.now.id, other.joined.path) == (dataset, item.path) and other.is_reading
+                for other in self._followers
+                if other.joined is not item
+            ),
             beat=self._beat,
             say=self._say,
         )

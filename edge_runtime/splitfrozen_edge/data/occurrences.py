@@ -29,6 +29,9 @@ class Occurrences:
         ).fetchone()
         return int(times)
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Remove the temporary file."""
         self._database.close()

@@ -20,7 +20,7 @@ from splitfrozen.errors import RefusedError
 from splitfrozen.version import PROTOCOL
 from splitfrozen_edge.http.chunks import Chunks
 from splitfrozen_edge.http.compression import compress
-from splitfrozen_edge.http.refusals import GaveUpError, TransientError, read_refusal
+from splitfrozen_edge.http.refusals import GaveUpError, TransientError, read_refusal, with_fields
 from splitfrozen_edge.http.retry import RetryPolicy
 from splitfrozen_edge.identity.failures import (
     CertificateError,
@@ -35,6 +35,7 @@ Json = dict[str, Any]
 T = TypeVar("T")
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _DATASETS = "/v1/activation_datasets"
+_OF_DATASET = ("id", "name", "task", "cut", "base_model", "labels", "open_labels", "sealed")
 
 
 class Client:
@@ -90,17 +91,19 @@ class Client:
         An enrolment token has limited uses, so this is sent again only if it cannot have arrived.
         """
         document = {"name": name, "profile": dict(profile)}
-        return self.call("POST", "/v1/devices", document, idempotent=False)
+        answer = self.call("POST", "/v1/devices", document, idempotent=False)
+        return with_fields(answer, "id", "token")
 
     def dataset(self, name: str) -> Json | None:
         """A dataset by id or name, or None."""
-        return self._get_or_none(f"{_DATASETS}/{_part(name)}")
+        found = self._get_or_none(f"{_DATASETS}/{_part(name)}")
+        return None if found is None else with_fields(found, *_OF_DATASET)
 
     def create_dataset(self, name: str, *, bundle: str, task: str) -> Json:
         """Make an open dataset for a published bundle; one that appeared meanwhile is fine."""
         document = {"name": name, "bundle": bundle, "task": task}
         try:
-            return self._post(_DATASETS, document)
+            return with_fields(self._post(_DATASETS, document), *_OF_DATASET)
         except RefusedError as error:
             found = self.dataset(name) if error.code == "name_taken" else None
             if found is None:
@@ -110,7 +113,7 @@ class Client:
     def add_labels(self, dataset: str, names: list[str]) -> list[str]:
         """Append names to an open dataset; the whole ordered list of its labels."""
         answer = self._post(f"{_DATASETS}/{_part(dataset)}/labels", {"names": names})
-        return [str(name) for name in answer["labels"]]
+        return [str(name) for name in with_fields(answer, "labels")["labels"]]
 
     def put_shard(self, dataset: str, digest: str, body: bytes) -> Json:
         """Store an encoded shard; the receipt, which names the same digest."""
@@ -120,7 +123,7 @@ class Client:
     def bundles(self, base_model: str, cut: int) -> list[Json]:
         """Published bundles of a base model and cut."""
         params = {"base_model": base_model, "cut": str(cut)}
-        return list(self.call("GET", "/v1/bundles", params=params)["data"])
+        return list(with_fields(self.call("GET", "/v1/bundles", params=params), "data")["data"])
 
     def model(self, name: str) -> Json | None:
         """A model by name, or None if there is none or this token may not see it."""

@@ -72,6 +72,14 @@ def read_refusal(
     return failure
 
 
+def with_fields(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    """An answer that has these fields; RefusedError `unavailable` if it is something else."""
+    for name in names:
+        if name not in document:
+            raise RefusedError("unavailable", f"the server's answer is not of the protocol: {name}")
+    return document
+
+
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     return parse_retry_after(headers.get("retry-after"), headers.get("date"))
 

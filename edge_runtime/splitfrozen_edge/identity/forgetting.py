@@ -89,6 +89,7 @@ def forget(
             keys = {dataset, *known, *known.values()}
             _leave(state.path, keys)
             _forget_datasets(state, found, keys)
+            _delete(state.path, ("*.sqlite3.damaged-*",), found)  # they hold all datasets
         if everything:
             _delete(state.path, _IDENTITY, found)
             _delete(state.path, _AFTERWARDS, found)

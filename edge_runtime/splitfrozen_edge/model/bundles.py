@@ -21,6 +21,7 @@ from splitfrozen_edge.outbox.store import Outbox
 from splitfrozen_edge.state import StateDirectory, StateError, sync_directory
 
 _ID = re.compile(r"[0-9a-f]{64}")
+_KEPT = 3  # downloads, the last used ones, besides those that datasets need
 _MAX_MANIFEST = 4 * 1024 * 1024  # bytes; a chat template is the largest field
 
 
@@ -54,7 +55,21 @@ class BundleStore:
                 except ManifestError:
                     shutil.rmtree(directory)
             download(self._client, wanted, directory, key=self._pinned_key())
-            return self._read(directory, wanted)
+            found = self._read(directory, wanted)
+        self._remove_old()
+        return found
+
+    def _remove_old(self) -> None:
+        """Downloads that were replaced: each is some hundred megabytes of a memory card.
+
+        What is opened keeps its bytes; what is needed after all is fetched again.
+        """
+        needed = {known for known, _ in self._outbox.bundles()[:_KEPT]}
+        needed |= {item.bundle for item in self._outbox.datasets()}
+        for path in self._state.bundles.iterdir():
+            if _ID.fullmatch(path.name) and path.name not in needed:
+                with _locked(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _pinned_key(self) -> str | None:
         """The key that this device's server signs with, as it was at the enrolment."""

@@ -88,6 +88,20 @@ class Database:
         with self._lock, self._noting_damage(), _transaction(self._database):
             yield self._database
 
+    @contextmanager
+    def _deleting(self) -> Iterator[sqlite3.Connection]:
+        """As `_writing`, where many shards go: to check each for examples would read all examples.
+
+        Whoever deletes a shard here deletes what refers to it first.
+        """
+        with self._lock:
+            self._database.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with self._noting_damage(), _transaction(self._database):
+                    yield self._database
+            finally:
+                self._database.execute("PRAGMA foreign_keys = ON")
+
     def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock, self._noting_damage():
             return self._database.execute(query, values).fetchall()

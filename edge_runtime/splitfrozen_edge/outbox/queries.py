@@ -50,6 +50,7 @@ class Selection:
         database.execute("CREATE TEMP TABLE chosen (sequence INTEGER PRIMARY KEY)")
         database.executemany("INSERT INTO chosen VALUES (?)", marked)
         database.execute("DELETE FROM examples WHERE sequence IN (SELECT sequence FROM chosen)")
+        database.execute("DELETE FROM parked WHERE sequence IN (SELECT sequence FROM chosen)")
         database.execute("DELETE FROM shards WHERE sequence IN (SELECT sequence FROM chosen)")
         database.execute("DROP TABLE chosen")
         return len(sequences), examples

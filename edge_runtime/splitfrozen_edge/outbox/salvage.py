@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from splitfrozen_edge.outbox.recovery import Recovered
 
+_KEPT = 2  # damaged files; each may be as large as the outbox
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -25,6 +26,11 @@ def is_damage(error: sqlite3.Error) -> bool:
 def suspect_path(path: Path) -> Path:
     """The mark that a file has to be looked through before it is used again."""
     return path.with_name(path.name + "-suspect")
+
+
+def repaired_path(path: Path) -> Path:
+    """The mark that a repair may have lost shards; whoever can read their rows again removes it."""
+    return path.with_name(path.name + "-repaired")
 
 
 def mend(path: Path) -> str | None:
@@ -73,6 +79,7 @@ def _finish(path: Path, made: Path, found: Recovered | None = None) -> str:
     if log.exists():  # of the damaged file: beside the new one it would be taken for its own
         log.rename(aside.with_name(aside.name + "-wal"))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    repaired_path(path).touch(mode=0o600)
     made.replace(path)
     suspect_path(path).unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
@@ -85,10 +92,13 @@ def _finish(path: Path, made: Path, found: Recovered | None = None) -> str:
 
 
 def _aside(path: Path) -> Path:
-    number = 1
-    while (found := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    return found
+    """A new name; the oldest of the damaged files make room, or a failing card would fill up."""
+    names = [found.name for found in path.parent.glob(f"{path.name}.damaged-*")]
+    numbers = {int(end) for name in names if (end := name.rpartition("-")[2]).isdigit()}
+    for old in sorted(numbers)[: 1 - _KEPT]:
+        for ending in ("", "-wal"):
+            path.with_name(f"{path.name}.damaged-{old}{ending}").unlink(missing_ok=True)
+    return path.with_name(f"{path.name}.damaged-{max(numbers, default=0) + 1}")
 
 
 def _salvage_path(path: Path) -> Path:

@@ -158,16 +158,25 @@ class Outbox(Catalog):
         clock, seconds), as far as these are given.
         """
         chosen = Selection(dataset, digest, parked=parked, before=before)
-        with self._writing() as database:
+        with self._deleting() as database:
             return chosen.drop(database)
 
     def forget(self, dataset: str) -> None:
         """Remove everything about a dataset, the ids of its examples too, and its bytes on disk."""
-        with self._writing() as database:
+        with self._deleting() as database:
             database.execute("DELETE FROM examples WHERE dataset = ?", (dataset,))
+            database.execute(
+                "DELETE FROM parked WHERE sequence IN (SELECT sequence FROM shards "
+                "WHERE dataset = ?)",
+                (dataset,),
+            )
             database.execute("DELETE FROM shards WHERE dataset = ?", (dataset,))
             database.execute("DELETE FROM datasets WHERE id = ?", (dataset,))
         with self._lock:
+            # Not every SQLite overwrites what it deletes. Without the room for it the bytes stay
+            # in the file, as free room that is used next.
+            with suppress(sqlite3.OperationalError):
+                self._database.execute("VACUUM")
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def is_known(self, dataset: str, example: bytes, *, bundle: str = "") -> bool:
@@ -194,6 +203,12 @@ class Outbox(Catalog):
         """Every shard that waits or is parked, oldest first."""
         return Selection(dataset).waiting(self._read)
 
+    def waiting(self) -> list[tuple[str, int, int]]:
+        """(dataset, examples, bytes) of what waits and is not parked; reads no sent example."""
+        return self._read(
+            f"SELECT dataset, sum(examples), sum(size) FROM shards WHERE {_FREE} GROUP BY dataset"
+        )
+
     def queued_bytes(self) -> int:
         """Bytes of all bodies on disk, of parked shards too."""
         query = "SELECT coalesce(sum(size), 0) FROM shards WHERE state = 'queued'"
@@ -218,9 +233,12 @@ class Outbox(Catalog):
 
 
 def _insert_shard(database: sqlite3.Connection, dataset: str, shard: NewShard) -> int:
-    cursor = database.execute(
+    # One that was sent is sent again if its examples' ids were lost: the server knows its digest.
+    row = database.execute(
         "INSERT INTO shards (dataset, digest, state, body, size, examples, tokens, created_at) "
-        "VALUES (?, ?, 'queued', ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, 'queued', ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE "
+        "SET state = 'queued', body = excluded.body, created_at = excluded.created_at "
+        "WHERE state <> 'queued' RETURNING sequence",
         (
             dataset,
             shard.digest,
@@ -230,11 +248,10 @@ def _insert_shard(database: sqlite3.Connection, dataset: str, shard: NewShard) -
             shard.tokens,
             time.time(),
         ),
-    )
-    sequence = cursor.lastrowid
-    if sequence is None:
-        raise sqlite3.DatabaseError("the outbox gave no sequence number")
-    return sequence
+    ).fetchone()
+    if row is None:
+        raise sqlite3.IntegrityError(f"shard {shard.digest} waits already")
+    return int(row[0])
 
 
 def _finish(database: sqlite3.Connection, digest: str, state: str) -> str:

@@ -88,21 +88,26 @@ def cut_piece(row: int, example: Example, outputs: Outputs, header: ShardHeader)
         shape = f"{hidden.shape[1]} channels; the manifest says {header.hidden_size}"
         raise QuantizeError("bad_shape", f"the graph gives {shape}")
     if not np.isfinite(hidden).all():
-        raise _not_finite(example.line, "an activation is NaN or infinite")
+        raise NotFiniteError(example.line, "an activation is NaN or infinite")
     if HIDDEN_Q in outputs:
         scale = outputs[SCALE][row, :tokens]
         if not np.isfinite(scale).all():
-            raise _not_finite(example.line, "an activation is too large for a float16 scale")
+            raise NotFiniteError(example.line, "an activation is too large for a float16 scale")
         return Piece(example, outputs[HIDDEN_Q][row, :tokens].copy(), scale.copy())
     try:
         coded, scales = encode_hidden(header.codec, np.ascontiguousarray(hidden))
     except QuantizeError as error:
-        raise _not_finite(example.line, error.message) from None
+        raise NotFiniteError(example.line, error.message) from None
     return Piece(example, coded.copy(), scales)
 
 
-def _not_finite(line: int, reason: str) -> QuantizeError:
-    return QuantizeError("not_finite", f"row at line {line}: {reason}; the row is not sent")
+class NotFiniteError(QuantizeError):
+    """Code `not_finite`: what the graph gives for a row cannot travel; the row is not sent."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__("not_finite", f"row at line {line}: {reason}; the row is not sent")
+        self.line = line
+        self.reason = reason
 
 
 def piece_bytes(tokens: int, hidden_size: int, codec: str) -> int:

@@ -6,10 +6,17 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from splitfrozen.errors import QuantizeError
 from splitfrozen_edge.model.batches import WINDOW, plan_batches
 from splitfrozen_edge.model.session import DeviceSession
-from splitfrozen_edge.pushing.collect import Example, Outputs, Piece, ShardHeader, cut_piece, pad
+from splitfrozen_edge.pushing.collect import (
+    Example,
+    NotFiniteError,
+    Outputs,
+    Piece,
+    ShardHeader,
+    cut_piece,
+    pad,
+)
 from splitfrozen_edge.pushing.gate import Gate
 from splitfrozen_edge.pushing.stopping import TICK, Stop
 
@@ -29,7 +36,7 @@ class Computing:
         slow: bool,
     ) -> None:
         """`slow`: rows may come one by one with pauses; a window is then not waited for."""
-        self.rejected: list[QuantizeError] = []  # one per row whose activations no codec carries
+        self.rejected: list[NotFiniteError] = []  # one per row whose activations no codec carries
         self._header = header
         self._open_session = open_session
         self._gate = gate
@@ -71,7 +78,5 @@ class Computing:
         for row, example in enumerate(batch):
             try:
                 yield cut_piece(row, example, outputs, self._header)
-            except QuantizeError as error:
-                if error.code != "not_finite":
-                    raise
+            except NotFiniteError as error:
                 self.rejected.append(error)

@@ -15,14 +15,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from splitfrozen.errors import QuantizeError
 from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.model.batches import WINDOW
 from splitfrozen_edge.model.session import DeviceSession
 from splitfrozen_edge.outbox.room import OUTBOX_BYTES
 from splitfrozen_edge.outbox.store import NewShard, Outbox
 from splitfrozen_edge.progress import Progress
-from splitfrozen_edge.pushing.collect import Example, Piece, ShardBuilder, ShardHeader
+from splitfrozen_edge.pushing.collect import (
+    Example,
+    NotFiniteError,
+    Piece,
+    ShardBuilder,
+    ShardHeader,
+)
 from splitfrozen_edge.pushing.computing import Computing
 from splitfrozen_edge.pushing.gate import Gate, OpenGate
 from splitfrozen_edge.pushing.stopping import TICK, Stop, Stopped
@@ -80,7 +85,7 @@ class Pipeline:
             self._collected = self._uploading.collected
 
     @property
-    def rejected(self) -> Sequence[QuantizeError]:
+    def rejected(self) -> Sequence[NotFiniteError]:
         """Rows whose activations are not finite; they stop nothing."""
         return self._computing.rejected
 

@@ -19,7 +19,7 @@ from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.http.uplink import remember_uplink
 from splitfrozen_edge.model.bundles import BundleStore
 from splitfrozen_edge.progress import Silent, show_progress
-from splitfrozen_edge.pushing.collect import Example
+from splitfrozen_edge.pushing.collect import Example, NotFiniteError
 from splitfrozen_edge.pushing.gate import Gate
 from splitfrozen_edge.pushing.naming import FileLabels, StreamLabels
 from splitfrozen_edge.pushing.options import PushOptions
@@ -230,13 +230,13 @@ def _changed(error: DataError) -> None:
     raise DataError(f"{error.message} (the file changed while it was read; push it again)")
 
 
-def _raise_rejected(rejected: Sequence[QuantizeError], on_bad_row: OnBadRow | None) -> None:
+def _raise_rejected(rejected: Sequence[NotFiniteError], on_bad_row: OnBadRow | None) -> None:
     """Rows whose activations are not finite: reported one by one, or as one error at the end."""
     if not rejected:
         return
     if on_bad_row is not None:
         for error in rejected:
-            on_bad_row(DataError(error.message))
+            on_bad_row(DataError(f"{error.reason}; it is not sent", path=PLACE, line=error.line))
         return
     raise QuantizeError(
         "not_finite",

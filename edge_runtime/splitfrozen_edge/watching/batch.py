@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from splitfrozen_edge.watching.ledger import Advance, Ledger, Position
+from splitfrozen_edge.watching.ledger import KEPT_BAD_LINES, Advance, Ledger, Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Batch:
     taken: list[Taken] = field(default_factory=list)
     changes: dict[int, Advance] = field(default_factory=dict)
     since: float | None = None  # when its first record was read
-    _bases: dict[int, dict[bytes, int]] = field(default_factory=dict)
+    _bases: dict[int, Callable[[bytes], int]] = field(default_factory=dict)
 
     def add(self, taken: Taken, now: float) -> None:
         """Take a record of a file that was reached."""
@@ -48,23 +48,26 @@ class Batch:
 
     def reject(self, file: int, line: int, reason: str) -> None:
         """A line is no row: it is reported and not read again."""
-        self.changes[file].bad.append((line, reason))
+        change = self.changes[file]
+        if len(change.bad) < KEPT_BAD_LINES:  # a file of garbage must not fill the memory
+            change.bad.append((line, reason))
+        else:
+            change.unlisted += 1
 
     def refuse(self, taken: Taken, reason: str) -> None:
         """A record that was taken turns out to be no example."""
         self.changes[taken.file].rows -= 1
         self.reject(taken.file, taken.line, reason)
 
-    def count_anew(self, file: int, counts: dict[bytes, int]) -> None:
-        """Count the equal rows of a file that is read as a whole in `counts`, not in the ledger."""
+    def count_anew(self, file: int, counts: Callable[[bytes], int]) -> None:
+        """Count the equal rows of a file that is read as a whole by `counts`, not in the ledger."""
         self._bases[file] = counts
 
     def occurrence(self, file: int, row: bytes) -> int:
         """How many equal rows of the file come before this one; counts this one."""
         base = self._bases.get(file)
         if base is not None:
-            base[row] = base.get(row, 0) + 1
-            return base[row] - 1
+            return base(row)
         counts = self.changes[file].counts
         found = counts[row] if row in counts else self.ledger.count(file, row)
         counts[row] = found + 1

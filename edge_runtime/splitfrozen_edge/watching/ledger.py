@@ -93,7 +93,8 @@ class Advance:
 
     position: Position
     rows: int = 0
-    bad: list[BadLine] = field(default_factory=list)
+    bad: list[BadLine] = field(default_factory=list)  # the first KEPT_BAD_LINES
+    unlisted: int = 0  # bad lines behind those
     counts: dict[bytes, int] = field(default_factory=dict)  # id of a row -> equal rows so far
     afresh: bool = False  # the file was read from its start again: older bad lines are gone
 
@@ -127,6 +128,11 @@ class Ledger:
         """Drop what is known of a dataset's files; watched again, they are read from the start."""
         with self._transaction() as database:
             database.execute("DELETE FROM watches WHERE dataset = ?", (dataset,))
+
+    def rewind(self) -> None:
+        """All files are read from the start again; ids that the outbox knows are skipped."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM watches")
 
     def remember(self, name: str, dataset: Mapping[str, Any]) -> None:
         """Keep what the server says of a dataset, for when it is away."""
@@ -235,7 +241,7 @@ def _move_on(database: sqlite3.Connection, file: int, change: Advance) -> bool:
             position.size,
             position.mtime_ns,
             change.rows,
-            len(change.bad),
+            len(change.bad) + change.unlisted,
             time.time(),
             file,
         ),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from splitfrozen.errors import DataError
 from splitfrozen_edge.data.complaints import Complaints
+from splitfrozen_edge.data.occurrences import Occurrences
 from splitfrozen_edge.data.records import Record, read_records
 from splitfrozen_edge.watching.batch import Batch
 from splitfrozen_edge.watching.files import TEXTS, Seen, kind_of, look
@@ -27,7 +28,7 @@ def read_whole(file: Followed, seen: Seen, taker: Taker) -> Iterator[None]:
     if file.quiet != seen.signature:
         file.quiet = seen.signature  # it may still be written: wait until it looks the same twice
         return
-    counts: dict[bytes, int] = {}
+    counts = Occurrences()  # closed with the last batch that it counts for
     bad = _Bad(file, taker)
     taker.batch.reach(file.id, file.position).afresh = True
     try:

@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 SHARD_BODY: dict[str, Any] = {  # of OpenAPI, for routes that read a shard themselves
     "requestBody": {
         "required": True,
+        "description": "A shard (SPEC 2); Content-Encoding zstd, gzip or identity.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
@@ -13,7 +13,7 @@ from splitfrozen_server.auth import Admin, AdminOrDevice, Device, Identity
 from splitfrozen_server.database.tables import ShardRow
 from splitfrozen_server.datasets import find_dataset
 from splitfrozen_server.ingest import store
-from splitfrozen_server.routes.shapes import MAX_INTEGER, Page
+from splitfrozen_server.routes.shapes import MAX_INTEGER, SHARD_BODY, Page
 from splitfrozen_server.services import Services, Use
 from splitfrozen_server.shards import Arrival, find_shard, list_shards
 from splitfrozen_server.uploads import check_space, receive_shard
@@ -21,14 +21,6 @@ from splitfrozen_server.uploads import check_space, receive_shard
 router = APIRouter(prefix="/v1/activation_datasets/{dataset}/shards", tags=["shards"])
 
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 of the uncompressed body
-
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "A shard (SPEC 2); Content-Encoding zstd, gzip or identity.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
 
 
 class Receipt(BaseModel):
@@ -48,7 +40,7 @@ class Receipt(BaseModel):
     created_at: int
 
 
-@router.put("/{sha256}", status_code=201, openapi_extra=_BODY)
+@router.put("/{sha256}", status_code=201, openapi_extra=SHARD_BODY)
 async def put_shard(
     dataset: str,
     sha256: Digest,

@@ -100,12 +100,12 @@ class Generator:
                 self._table.touch(session)
                 return known
         shard = decode(body)
+        check_step(session, shard)  # before its numbers take four times the memory
         hidden = torch.tensor(shard.activations()).unsqueeze(0)
         with self._changed:
             session = self._table.find(session_id, owner)
             if (known := session.repeated(step)) is not None:
                 return known
-            check_step(session, shard)
             self._table.reserve(session, shard.tokens)
             work = _Work(session, step, hidden, Future())
             session.working = (step, work.answer)
