@@ -17,6 +17,15 @@ USAGE = 2
 REFUSED = 3
 INTERRUPTED = 130
 
+_AFTER_INTERRUPTION = {
+    "push": "; the same command continues",
+    "predict": "; the same command continues",
+    "watch": "; the same command goes on",
+    "run": "; the same command goes on",
+    "forget": "; the same command finishes it",
+    "token": "; the stored token works",
+}
+
 EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -44,8 +53,27 @@ def describe(error: BaseException) -> tuple[int, str] | None:
     return None
 
 
+class Interrupted(click.exceptions.Abort):
+    """Ctrl-C; knows in which command."""
+
+    def __init__(self, command: str | None) -> None:
+        super().__init__()
+        self.command = command
+
+    def words(self) -> str:
+        """What the interruption means for that command."""
+        return f"interrupted{_AFTER_INTERRUPTION.get(self.command or '', '')}"
+
+
 class Program(click.Group):
     """A command group whose errors become exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the context names."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Abort, KeyboardInterrupt) as error:
+            raise Interrupted(ctx.invoked_subcommand) from error
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command and exit, or return with `standalone_mode=False`."""
@@ -54,8 +82,10 @@ class Program(click.Group):
         extra["standalone_mode"] = False
         try:
             result = super().main(*args, **extra)
+        except Interrupted as error:
+            leave(INTERRUPTED, error.words())
         except (click.exceptions.Abort, KeyboardInterrupt):
-            leave(INTERRUPTED, "interrupted; the same command continues")
+            leave(INTERRUPTED, "interrupted")
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)

@@ -91,6 +91,24 @@ def outbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def confirm(question: str, refused: str) -> None:
+    """Ask on standard error; without a yes the command ends with `refused` and exit code 1."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.exceptions.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise
+        click.echo(err=True)
+        raise click.ClickException(f"{refused}: nobody answered (--yes does not ask)") from None
+    if not agreed:
+        raise click.ClickException(refused)
+
+
+def tell(message: str) -> None:
+    """Say how things stand; standard output stays for results."""
+    click.echo(message, err=True)
+
+
 def warn(message: str) -> None:
     """Tell the user without stopping; standard output stays for results."""
     click.echo(f"Warning: {message}", err=True)

@@ -125,7 +125,7 @@ class StateDirectory:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BusyError(self._busy(stream)) from None
+                raise BusyError(self._busy(stream, purpose)) from None
             stream.truncate(0)
             stream.write(f"{purpose} {os.getpid()}\n")
             stream.flush()
@@ -136,7 +136,7 @@ class StateDirectory:
                 )
             yield
 
-    def _busy(self, stream: TextIO) -> str:
+    def _busy(self, stream: TextIO, wanted: str) -> str:
         """Who has the lock, as it wrote there."""
         stream.seek(0)
         purpose, _, process = stream.read(200).strip().partition(" ")
@@ -145,6 +145,8 @@ class StateDirectory:
         advice = "wait for it, or stop it first"
         if purpose == "run":
             advice = "stop it first, or let it do the work (splitfrozen-edge join)"
+            if wanted == "forget":
+                advice = "stop it first (sudo systemctl stop splitfrozen-edge, or Ctrl-C there)"
         return f"splitfrozen-edge {purpose} (process {process}) works with {self.path}: {advice}"
 
     def begin_forgetting(self) -> bool:

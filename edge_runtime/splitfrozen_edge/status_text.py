@@ -95,7 +95,7 @@ def _dataset(item: Mapping[str, Any]) -> str:
 
 
 def _watched(status: Mapping[str, Any]) -> Iterator[str]:
-    following = {(item["id"], item["path"]): item for item in status["following"]}
+    following = {_key(item, status["watched"]): item for item in status["following"]}
     seen = set()
     for watch in status["watched"]:
         key = (watch["dataset"], watch["path"])
@@ -109,6 +109,15 @@ def _watched(status: Mapping[str, Any]) -> Iterator[str]:
             state = item["message"] or item["state"]
             yield f"watched  {item['path']} for {item['dataset']}: {state}"
             yield from _problems(item)
+
+
+def _key(following: Mapping[str, Any], watched: Sequence[Mapping[str, Any]]) -> tuple[Any, Any]:
+    """The watch it belongs to. One that is just starting has no id yet: then its path tells."""
+    path, known = following["path"], following["id"]
+    if known is None:
+        same = [watch["dataset"] for watch in watched if watch["path"] == path]
+        known = same[0] if len(same) == 1 else None
+    return known, path
 
 
 def _watch(watch: Mapping[str, Any], following: Mapping[str, Any] | None) -> str:
@@ -136,6 +145,9 @@ def _bad_lines(item: Mapping[str, Any]) -> Iterator[str]:
 def _problems(following: Mapping[str, Any] | None) -> Iterator[str]:
     for path, reason in (following["problems"] if following else {}).items():
         yield f"         {path} {reason}"
+    for ending, count in (following.get("unread", {}) if following else {}).items():
+        why = ".txt needs --texts" if ending == ".txt" else f"{ending or 'no ending'} is no rows"
+        yield f"         {_count(count, 'file')} not read ({why})"
 
 
 def _bundle(item: Mapping[str, Any]) -> str:

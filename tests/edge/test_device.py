@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -71,13 +72,26 @@ def test_texts_that_give_nothing_are_named(tmp_path: Path) -> None:
     assert "text:4: has half of a surrogate pair" in str(caught.value)
 
 
+def test_one_string_is_no_list_of_texts(device: Device) -> None:
+    for call in (
+        lambda: device.embed("a text"),
+        lambda: device.predict("a text", model="ft:x"),
+        lambda: device.push(cast(Any, "a text"), dataset="d"),
+        lambda: device.generate("a text", model="m", stop="end"),
+    ):
+        with pytest.raises(DataError, match="give a list of (texts|rows), not one string"):
+            call()
+    with pytest.raises(DataError, match="max_tokens must be at least 1"):
+        device.generate("a text", model="m", max_tokens=0)
+
+
 def test_a_device_without_bundle_or_enrolment_says_what_is_missing(tmp_path: Path) -> None:
     with Device.open(tmp_path) as device:
         with pytest.raises(StateError, match="say bundle="):
             device.embed(["a"])
-        with pytest.raises(StateError, match="not enrolled"):
+        with pytest.raises(StateError, match="was never enrolled: call Device.enroll"):
             device.predict(["a"], model="ft:x")
-        with pytest.raises(StateError, match="not enrolled"):
+        with pytest.raises(StateError, match="was never enrolled: call Device.enroll"):
             device.bundle("0" * 64)
 
 

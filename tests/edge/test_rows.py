@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from splitfrozen.errors import DataError
+from splitfrozen_edge.data.records import parse_object
 from splitfrozen_edge.data.rows import Source, read_rows, survey
 from splitfrozen_edge.data.shapes import parse_fields
 
@@ -235,3 +236,17 @@ def test_a_label_after_a_first_row_without_one_is_not_ignored(tmp_path: Path) ->
     assert "d.jsonl:2: label: is here, but the first row has none" in found
     assert "d.jsonl:3: messages: is here" in found
     assert len(read(tmp_path / "d.jsonl", "causal_lm")) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text": "abc\n', "the line ends inside a string"),
+        ('{"text": "abc', "the line ends inside a string"),
+        ('{"text": "a\tb"}', "Invalid control character at character 12"),
+        ('{"text": 1', "the line ends too early"),
+    ],
+)
+def test_a_line_that_is_not_json_says_why(line: str, reason: str) -> None:
+    with pytest.raises(DataError, match=f"is not JSON: {reason}$"):
+        parse_object(line)

@@ -402,3 +402,24 @@ def test_a_full_outbox_leaves_rows_in_their_files_until_there_is_room(
     daemon.turn(5)
     exactly_once(server, dataset, 25)
     assert daemon.codes == []
+
+
+def test_the_log_tells_bad_lines_once_per_file_and_rotations(
+    new_daemon: NewDaemon, path: Path
+) -> None:
+    log = path / "a.jsonl"
+    log.write_text(rows(0, 3) + "{nonsense}\n" + '{"text": "cut\n' + rows(3, 3))
+    (path / "notes.txt").write_text("a text")
+    daemon = new_daemon()
+    daemon.turn()
+    told = [line for line in daemon.said if line.startswith(f"{log}:")]
+    assert len(told) == 1 and told[0].startswith(f"{log}:4: is not JSON")
+    assert told[0].endswith("(and 1 more bad lines, see status)")
+    assert daemon.service.document()["datasets"][0]["unread"] == {".txt": 1}
+    log.rename(path / "a.jsonl.1")
+    log.write_text(rows(20, 3))
+    daemon.turn(5)
+    assert f"{log} was rotated to {log}.1: read to its end there" in daemon.said
+    log.write_text(rows(40, 1))
+    daemon.turn(5)
+    assert f"{log} was cut or written anew: read from its start" in daemon.said

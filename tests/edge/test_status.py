@@ -173,3 +173,37 @@ def test_an_abstract_socket_hears_a_status_once() -> None:
         assert notifier.ping_every == 10.0
     notifier.ready()  # nobody listens: no error
     assert Notifier(None).ping_every is None
+
+
+def test_a_join_that_is_just_starting_is_shown_once() -> None:
+    following = {"dataset": "d", "id": None, "path": "/d", "state": "starting", "message": "",
+                 "waiting_rows": 0, "queued_rows": 0, "problems": {}}  # fmt: skip
+    shown = text(watched=[{"dataset": "ds_1", "path": "/d", "files": []}], following=[following])
+    assert [line for line in shown.splitlines() if line.startswith("watched")] == [
+        "watched  /d for d: 0 files, 0 rows"
+    ]
+
+
+def test_files_that_are_not_read_are_counted_with_the_reason() -> None:
+    following = {"dataset": "d", "id": "ds_1", "path": "/d", "state": "following", "message": "",
+                 "waiting_rows": 0, "queued_rows": 0, "problems": {},
+                 "unread": {".txt": 2, ".log": 1}}  # fmt: skip
+    shown = text(watched=[{"dataset": "ds_1", "path": "/d", "files": []}], following=[following])
+    assert "\n         2 files not read (.txt needs --texts)\n" in shown
+    assert "\n         1 file not read (.log is no rows)" in shown
+
+
+def test_a_change_of_state_is_written_soon_and_mere_counts_later(tmp_path: Path) -> None:
+    now = [0.0]
+    file = NowFile(tmp_path, lambda: now[0])
+
+    def show(seconds: float, state: str, queued: int) -> int:
+        now[0] += seconds
+        file.show({"datasets": [{"state": state, "queued_rows": queued}]})
+        return file.writes
+
+    assert show(0, "starting", 0) == 1
+    assert show(1, "following", 0) == 1
+    assert show(1, "following", 0) == 2
+    assert show(2, "following", 5) == 2
+    assert show(8, "following", 6) == 3

@@ -83,6 +83,11 @@ class Connection:
     def _open(self, stop: threading.Event) -> Client:
         from splitfrozen_edge.connect import open_client
 
+        if not self._state.is_enrolled():
+            raise StateError(
+                f"{self._state.path} was never enrolled: call Device.enroll(server, token, "
+                "state_dir=…), or run splitfrozen-edge enroll --server URL --token …"
+            )
         return open_client(self._state.enrolment(), self._retry_for, stop)
 
     def _close_if_unused(self) -> None:

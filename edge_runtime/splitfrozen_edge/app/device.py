@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splitfrozen_edge.app.arguments import require_list
 from splitfrozen_edge.app.bundle import Bundle, BundleLike
 from splitfrozen_edge.app.connection import Connection
 from splitfrozen_edge.app.outbox import Outbox
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("splitfrozen_edge")
 PATIENCE = 120.0  # seconds of waiting for a server that is away
+_ENROL_PATIENCE = 10.0  # seconds; somebody watches, and a wrong address is likelier
 
 
 class Device:
@@ -60,6 +62,8 @@ class Device:
     ) -> Device:
         """Use a state directory (default: that of the commands); nothing is read or sent yet.
 
+        One that was never enrolled does for `embed` with a bundle's directory; what needs the
+        server raises StateError then.
         `threads`: of the model; default: as measured on this machine. `retry_for`: seconds to wait
         for a server that is away.
         """
@@ -77,12 +81,13 @@ class Device:
         pin: str | None = None,
         replace: bool = False,
         threads: int | None = None,
-        retry_for: float = PATIENCE,
+        retry_for: float | None = None,
     ) -> Device:
         """Make this machine known to a server by an enrolment token; then as `open`.
 
         `name`: what the server calls it, default the host name. A server with its own certificate
-        needs `ca_file`, its authority's, or `pin`, the fingerprint of either. Raises StateError:
+        needs `ca_file`, its authority's, or `pin`, the fingerprint of either. `retry_for`: seconds
+        to wait for a server that is away, here (default 10) and as of `open`. Raises StateError:
         enrolled already and not `replace`; RefusedError: the server refuses or is not reached.
         """
         from splitfrozen_edge.identity.enrolling import enroll_device
@@ -96,10 +101,11 @@ class Device:
             ca_file=None if ca_file is None else Path(ca_file).resolve(),
             pin=pin,
             replace_old=replace,
-            retry_for=retry_for,
+            retry_for=_ENROL_PATIENCE if retry_for is None else retry_for,
             warn=_LOG.warning,
         )
-        return cls(state, threads=threads, retry_for=retry_for)
+        later = PATIENCE if retry_for is None else retry_for
+        return cls(state, threads=threads, retry_for=later)
 
     def bundle(self, wanted: BundleLike | None = None) -> Bundle:
         """A bundle by directory or id (downloaded from the server if it is not here).
@@ -117,6 +123,7 @@ class Device:
         Nothing is sent. Texts beyond the bundle's `max_length` are truncated; special tokens
         count. Raises DataError for texts that give no tokens, and what `bundle` raises.
         """
+        require_list(texts)
         loaded = self._loaded()
         return loaded.embedder(loaded.bundle(bundle)).embed(texts)
 
@@ -145,6 +152,8 @@ class Device:
         """
         from splitfrozen_edge.app.pushing import push
 
+        require_list(rows, "rows")
+        require_list(labels, "labels")
         if bundle is not None:
             bundle = self.bundle(bundle)
         with self._pushing:
@@ -169,6 +178,7 @@ class Device:
         """
         from splitfrozen_edge.app.inference import predict
 
+        require_list(texts)
         found = list(texts)
         return predict(found, model, bundle, self._loaded(), self._connection, _LOG.warning)
 
@@ -191,8 +201,12 @@ class Device:
         `seed` gives the same text; `stop`: texts that end it. Errors come with the first piece, as
         from `predict`; close the iterator to end early.
         """
+        from splitfrozen.errors import DataError
         from splitfrozen_edge.app.inference import generate
 
+        require_list(stop)
+        if max_tokens < 1:
+            raise DataError("max_tokens must be at least 1")
         return generate(
             prompt,
             model,

@@ -72,6 +72,8 @@ def chat(
         for question in _questions():
             if question == "/clear":
                 conversation.restart()
+            elif _is_command(question):
+                click.echo(f"there is no {question.split()[0]}: {_HELP}", err=True)
             else:
                 with _halting(halt):
                     _answer(conversation, question)
@@ -91,6 +93,12 @@ def _questions() -> Iterator[str]:
             yield question
 
 
+def _is_command(question: str) -> bool:
+    """Whether it begins like /clear; /etc/hosts does not."""
+    first = question.split()[0]
+    return first.startswith("/") and first[1:].isalpha()
+
+
 def _line(*, typed: bool) -> str | None:
     if not typed:
         return sys.stdin.readline() or None
@@ -99,6 +107,9 @@ def _line(*, typed: bool) -> str | None:
     except EOFError:
         click.echo()
         return None
+    except KeyboardInterrupt:
+        click.echo("\n/quit or Ctrl-D leaves", err=True)
+        return ""
 
 
 def _answer(conversation: Conversation, question: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from splitfrozen_edge.options import find_state, retry_option, state_option, warn
+from splitfrozen_edge.options import find_state, retry_option, state_option, tell, warn
 
 
 @click.command(short_help="Make this device known to a server.")
@@ -63,5 +63,6 @@ def enroll(
         replace_old=force,
         retry_for=retry_for,
         warn=warn,
+        on_wait=tell,
     )
     click.echo(f"enrolled {name} as {found.device} at {server}")

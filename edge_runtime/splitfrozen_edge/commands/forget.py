@@ -10,7 +10,14 @@ from pathlib import Path
 
 import click
 
-from splitfrozen_edge.options import find_state, format_option, retry_option, state_option
+from splitfrozen_edge.options import (
+    confirm,
+    find_state,
+    format_option,
+    retry_option,
+    state_option,
+    tell,
+)
 
 
 @click.command(short_help="Erase this device's data, on the server and here.")
@@ -50,7 +57,7 @@ def forget(
     if not yes:
         what = f"dataset {dataset}" if dataset else "all datasets"
         where = "here" if local_only else "on the server and here"
-        click.confirm(f"Erase what this device has of {what}, {where}?", abort=True, err=True)
-    connect = partial(open_client, retry_for=retry_for, stop=threading.Event())
+        confirm(f"Erase what this device has of {what}, {where}?", "nothing was erased")
+    connect = partial(open_client, retry_for=retry_for, stop=threading.Event(), on_wait=tell)
     found = erase(state, None if local_only else connect, dataset=dataset, everything=everything)
     click.echo(json.dumps(asdict(found)) if form == "json" else "\n".join(found.lines()))

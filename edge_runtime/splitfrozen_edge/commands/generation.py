@@ -13,7 +13,7 @@ from unicodedata import category
 import click
 
 from splitfrozen_edge.connect import open_client
-from splitfrozen_edge.options import memory_option, retry_option
+from splitfrozen_edge.options import memory_option, retry_option, tell
 from splitfrozen_edge.state import StateDirectory
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def open_generation(
     from splitfrozen_edge.model.cached_session import CachedSession
     from splitfrozen_edge.model.opening import open_graph
 
-    client = open_client(state.enrolment(), ask.retry_for, stop)
+    client = open_client(state.enrolment(), ask.retry_for, stop, on_wait=tell)
     try:
         outbox = state.outbox()
         try:

@@ -19,6 +19,7 @@ from splitfrozen_edge.options import (
     model_options,
     retry_option,
     state_option,
+    tell,
     warn,
 )
 
@@ -74,7 +75,7 @@ def predict(
 
     read = _texts(texts, data, fields)
     state = find_state(context, state_dir)
-    client = open_client(state.enrolment(), retry_for, threading.Event())
+    client = open_client(state.enrolment(), retry_for, threading.Event(), on_wait=tell)
     outbox = state.outbox()
     try:
         chosen = choose_model_bundle(bundle, model, BundleStore(state, outbox, client), client)

@@ -19,6 +19,7 @@ from splitfrozen_edge.options import (
     outbox_option,
     retry_option,
     state_option,
+    tell,
     warn,
 )
 
@@ -103,7 +104,7 @@ def push(
         stop,
         on_hold=lambda reasons: warn("waits: " + "; ".join(r.message for r in reasons)),
     )
-    client = open_client(state.enrolment(), retry_for, stop)
+    client = open_client(state.enrolment(), retry_for, stop, on_wait=tell)
     _limit_rate(client, policy.max_rate, stop)
     try:
         report = push_file(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splitfrozen_edge.options import find_state, format_option, state_option, warn
+from splitfrozen_edge.options import confirm, find_state, format_option, state_option, warn
 from splitfrozen_edge.state import StateError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def retry_queue(
         for name, digest in _chosen(outbox, dataset, shard, parked=True):
             found = outbox.retry(name, digest=digest)
             shards, examples = shards + found[0], examples + found[1]
-    click.echo(f"{examples} examples in {shards} shards wait to be sent again")
+    click.echo(f"{_amount(shards, examples)} {_verb(examples, 'waits')} to be sent again")
 
 
 @queue.command("drop", short_help="Give up what waits.")
@@ -127,17 +127,21 @@ def _drop(
 ) -> None:
     chosen = _chosen(outbox, dataset, shard, parked=refused)
     ids = {name for name, _ in chosen}
-    for item in outbox.datasets():
-        if item.id in ids or None in ids:
+    listed = [item for item in outbox.datasets() if item.id in ids or None in ids]
+    if not any(item.parked_shards or (item.queued_shards and not refused) for item in listed):
+        click.echo("nothing waits")
+        return
+    for item in listed:
+        if item.queued_shards or item.parked_shards:
             click.echo(_line(item))
     if not yes:
         what = "these" if shard is None and not refused and before is None else "what was chosen"
-        click.confirm(f"Drop {what}?", abort=True)
+        confirm(f"Drop {what}?", "nothing was dropped")
     names = {item.id: f"{item.name} ({item.id})" for item in outbox.datasets()}
     for name, digest in chosen:
         found = outbox.drop(name, digest=digest, parked=refused, before=before)
         of = f" of {names.get(name, name)}" if name else ""
-        click.echo(f"dropped {found[1]} examples in {found[0]} shards{of}")
+        click.echo(f"dropped {_amount(*found)}{of}")
 
 
 def _chosen(
@@ -185,15 +189,32 @@ class _opened:
 
 def _line(item: DatasetState) -> str:
     size = f"{item.queued_bytes / 1e6:.1f} MB"
-    waiting = f"{item.queued_examples} examples wait in {item.queued_shards} shards ({size})"
+    examples, shards = item.queued_examples, _count(item.queued_shards, "shard")
+    wait = _verb(examples, "waits")
+    waiting = f"{_count(examples, 'example')} {wait} in {shards} ({size})"
     if item.parked_shards:
-        waiting += f"; {item.parked_examples} in {item.parked_shards} shards were refused"
+        parked = _count(item.parked_shards, "shard")
+        was = "was" if item.parked_examples == 1 else "were"
+        waiting += f"; {item.parked_examples} in {parked} {was} refused"
     return f"{item.name} ({item.id}): {waiting}"
+
+
+def _amount(shards: int, examples: int) -> str:
+    return f"{_count(examples, 'example')} in {_count(shards, 'shard')}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _verb(number: int, singular: str) -> str:
+    return singular if number == 1 else singular.removesuffix("s")
 
 
 def _shard_line(shard: Waiting) -> str:
     days = max(0.0, time.time() - shard.created_at) / _DAY
-    what = f"  {shard.digest[:12]}  {shard.examples} examples, {days:.1f} days old"
+    examples = _count(shard.examples, "example")
+    what = f"  {shard.digest[:12]}  {examples}, {days:.1f} days old"
     return what if shard.code is None else f"{what}: {shard.message} [{shard.code}]"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from splitfrozen_edge.options import find_state, retry_option, state_option
+from splitfrozen_edge.options import find_state, retry_option, state_option, tell
 
 
 @click.group(short_help="Rotate this device's token.")
@@ -30,6 +30,6 @@ def rotate(context: click.Context, *, state_dir: Path | None, retry_for: float) 
 
     state = find_state(context, state_dir)
     state.enrolment()  # StateError before anything else
-    connect = partial(open_client, retry_for=retry_for, stop=threading.Event())
+    connect = partial(open_client, retry_for=retry_for, stop=threading.Event(), on_wait=tell)
     enrolment = rotate_token(state, connect)
     click.echo(f"the token of {enrolment.device} at {enrolment.server} is replaced")

@@ -11,6 +11,7 @@ from typing import Any
 
 from splitfrozen.errors import RefusedError, SplitFrozenError
 from splitfrozen_edge.allocator import give_back
+from splitfrozen_edge.daemon.badlines import BadLines
 from splitfrozen_edge.daemon.joined import Joined
 from splitfrozen_edge.daemon.source import RowSink, RowSource
 from splitfrozen_edge.outbox.salvage import is_damage
@@ -39,6 +40,7 @@ class Following:
     waiting: int = 0  # rows that were read and wait for more, or for the policy
     queued: int = 0  # rows that went into the outbox since the start
     problems: Mapping[str, str] | None = None  # path -> why it is not read
+    unread: Mapping[str, int] | None = None  # ending -> files that are left out for it
 
 
 class Follower:
@@ -117,7 +119,10 @@ class Follower:
         try:
             if not self._is_open():
                 return False
-            return self._take_all()
+            try:
+                return self._take_all()
+            finally:
+                self._tell_notes()
         except RefusedError as error:
             self._refused(error)
         except (SplitFrozenError, StateError, OSError, sqlite3.Error) as error:
@@ -187,6 +192,7 @@ class Follower:
         collector = self._collector
         assert collector is not None
         done, until = False, self._clock() + TURN
+        bad = BadLines(collector.path_of, self._say)
         while self._clock() <= until and (batch := self._held or collector.poll()) is not None:
             self._held = batch
             self.now.waiting = len(batch.taken)
@@ -202,11 +208,19 @@ class Follower:
             if batch.taken:
                 self._feed(batch)
             batch.commit()
+            bad.note(batch.changes)
             self._failures = 0
             done = True
         self._settle("following", "")
         self.now.waiting, self.now.problems = collector.waiting, dict(collector.problems)
+        self.now.unread = dict(collector.unread)
         return done or collector.changed
+
+    def _tell_notes(self) -> None:
+        if self._collector is not None:
+            notes, self._collector.notes = self._collector.notes, []
+            for note in notes:
+                self._say(note)
 
     def _feed(self, batch: Batch) -> None:
         if self._sink is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from splitfrozen_edge.atomic import replace_file
 
 NAME = "now.json"
 RARELY = 60.0  # seconds between writes when only a time moved on
+SOMETIMES = 10.0  # seconds between writes when only counts moved on
 OFTEN = 2.0  # seconds between any two writes
 _MOVING = frozenset({"updated_at", "last_heartbeat", "last_upload"})
+_COUNTS = frozenset({"waiting_rows", "queued_rows"})
 
 
 class NowFile:
@@ -32,8 +34,7 @@ class NowFile:
         now = self._clock()
         waited = now - self._written_at
         if self._written is not None and not at_once:
-            moved = _lasting(document) != _lasting(self._written)
-            if document == self._written or waited < (OFTEN if moved else RARELY):
+            if document == self._written or waited < _pause(document, self._written):
                 return
         full = dict(document) | {"pid": os.getpid(), "started_ticks": start_ticks(os.getpid())}
         try:
@@ -56,6 +57,20 @@ def read_now(directory: Path) -> dict[str, Any] | None:
     return dict(document) | {"running": running}
 
 
+def drop_dataset(directory: Path, keys: Collection[str]) -> None:
+    """Take datasets, by id or name, out of what an ended daemon wrote: `status` shows it on."""
+    path = directory / NAME
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        listed = document["datasets"]
+        kept = [item for item in listed if not {item["id"], item["dataset"]} & set(keys)]
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if len(kept) != len(listed):
+        document["datasets"] = kept
+        replace_file(path, json.dumps(document, indent=1) + "\n", durable=True)
+
+
 def start_ticks(pid: int) -> int | None:
     """When a process started, in ticks since boot: tells it from a later one of the same number."""
     try:
@@ -73,6 +88,22 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _pause(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
+    """Seconds that a change may wait."""
+    new, old = _lasting(new), _lasting(old)
+    if new == old:
+        return RARELY
+    return SOMETIMES if _without_counts(new) == _without_counts(old) else OFTEN
+
+
+def _without_counts(document: Mapping[str, Any]) -> dict[str, Any]:
+    datasets = [
+        {name: value for name, value in item.items() if name not in _COUNTS}
+        for item in document.get("datasets", ())
+    ]
+    return dict(document) | {"datasets": datasets}
 
 
 def _lasting(document: Mapping[str, Any]) -> dict[str, Any]:

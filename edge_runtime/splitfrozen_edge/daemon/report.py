@@ -64,6 +64,7 @@ def follower_document(follower: Follower) -> dict[str, Any]:
         "waiting_rows": now.waiting,
         "queued_rows": now.queued,
         "problems": dict(now.problems or {}),
+        "unread": dict(now.unread or {}),
     }
 
 

@@ -35,7 +35,7 @@ from splitfrozen_edge.watching.ledger import Ledger
 
 SOON, SELDOM = 2.0, 30.0  # seconds between looks at files that change, and that rest
 RAREST, LOOKING = 300.0, 0.002  # seconds at most; share of a core for looking at rest
-LOOK_ON = 10.0  # seconds between looks of the main thread
+LOOK_ON = 2.0  # seconds between looks of the main thread: how late `status` may be
 STUCK = 6 * 3600.0  # seconds without a sign of life; then systemd's watchdog may restart us
 ROOM = 64 * 1024 * 1024  # bytes of the outbox that a batch of rows may need
 GIVE_UP = 25.0  # seconds that a thread has to end
@@ -112,6 +112,7 @@ class Service:
         for thread in threads:
             thread.start()
         self._notifier.ready()
+        self.gate.reasons()  # so that the first words of `status` know the quiet hours
         self.look_on()
         every = min(LOOK_ON, self._notifier.ping_every or LOOK_ON)
         while not self._stop.wait(every):

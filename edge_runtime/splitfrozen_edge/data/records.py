@@ -65,7 +65,7 @@ def parse_object(text: str) -> Mapping[str, Any]:
     try:
         document = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON: {_why(error)}") from None
+        raise DataError(f"is not JSON: {_why(error, text)}") from None
     if not isinstance(document, dict):
         raise DataError("is not a JSON object")
     return document
@@ -130,8 +130,12 @@ def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
 _READERS = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".csv": _read_csv, ".tsv": _read_tsv}
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, text: str) -> str:
     """The reason without the parser's own line number, which is always 1."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.colno}"
+        unclosed = error.msg.startswith("Unterminated string")
+        if unclosed or not text[error.pos :].strip("\r\n"):
+            where = "inside a string" if unclosed or "control" in error.msg else "too early"
+            return f"the line ends {where}"
+        return f"{error.msg.removesuffix(' at')} at character {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -27,6 +27,7 @@ from splitfrozen_edge.identity.failures import (
     certificate_error,
     certificate_words,
     redirect_words,
+    wrong_scheme_words,
 )
 from splitfrozen_edge.identity.trust import context_for
 from splitfrozen_edge.state import StateError
@@ -34,6 +35,7 @@ from splitfrozen_edge.state import StateError
 Json = dict[str, Any]
 T = TypeVar("T")
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_QUIET = 1.0  # seconds of failing that nobody needs to hear of
 _DATASETS = "/v1/activation_datasets"
 _OF_DATASET = ("id", "name", "task", "cut", "base_model", "labels", "open_labels", "sealed")
 
@@ -51,11 +53,14 @@ class Client:
         policy: RetryPolicy | None = None,
         wait: Callable[[float], object] = time.sleep,
         newest_token: Callable[[], str] | None = None,
+        on_wait: Callable[[RefusedError, float], None] | None = None,
     ) -> None:
         """`wait` sleeps between attempts; a caller that wants to stop early raises from it.
 
         `ca_file`: PEM of all that is trusted; `pin`: the fingerprint that it was pinned by, for
         words. `newest_token`: asked after a 401, since the token may have been rotated meanwhile.
+        `on_wait`: told once per outage, after about a second of it, why and for how many seconds
+        it will be tried at most.
         """
         self.server = server.rstrip("/")
         self.bytes_up = 0  # content bytes of all shards sent, retries too, as they travelled
@@ -66,6 +71,8 @@ class Client:
         self._pin = pin
         self._wait = wait
         self._newest_token = newest_token
+        self._on_wait = on_wait
+        self._told = False  # about the outage that lasts
         verify = context_for(ca_file) if ca_file else True
         headers = {
             "Authorization": f"Bearer {token}",
@@ -172,7 +179,9 @@ class Client:
         while True:
             started = time.monotonic()
             try:
-                return attempt()
+                found = attempt()
+                self._told = False
+                return found
             except TransientError as error:
                 if error.progressed:
                     spent, failures = 0.0, 0
@@ -183,6 +192,9 @@ class Client:
                 spent += delay
                 if spent > self.policy.patience:
                     raise GaveUpError(error) from None
+                if spent > _QUIET and self._on_wait and not self._told:
+                    self._told = True
+                    self._on_wait(error.failure, self.policy.patience - spent + delay)
             self._wait(delay)
 
     def call(
@@ -257,6 +269,8 @@ class Client:
     def _raise_broken(self, error: httpx.RequestError, *, idempotent: bool = True) -> NoReturn:
         reason = str(error) or type(error).__name__
         failure = RefusedError("unavailable", f"cannot reach {self.server}: {reason}")
+        if words := wrong_scheme_words(self.server, error):
+            raise RefusedError("unavailable", words) from error
         certain = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         if (refused := certificate_error(error)) is not None:
             words = certificate_words(self.server, refused, self._pin)

@@ -40,19 +40,20 @@ def enroll_device(
     replace_old: bool = False,
     retry_for: float = 10.0,
     warn: Callable[[str], None] = lambda text: None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> Enrolment:
     """Enrol this device with an enrolment `token` and store what it is given, mode 0600.
 
     `ca_file` is copied: the original may move. `pin`: fingerprint of the server's certificate or
     of its CA's, which is fetched and compared. `retry_for`: seconds to wait for a server that is
-    away. Raises StateError, RefusedError, CertificateError.
+    away; `on_wait` is told when that begins. Raises StateError, RefusedError, CertificateError.
     """
     _check(state, server, pin, ca_file, replace_old=replace_old, warn=warn)
     anchor = _anchor(server, pin, ca_file)
     old = state.enrolment() if state.is_enrolled() else None
     kept = None if anchor is None else state.store_authority(anchor)
     who = Enrolment(server, "", name, token, ca_file=kept, pin=_plain(pin))
-    client = open_client(who, retry_for, threading.Event())
+    client = open_client(who, retry_for, threading.Event(), on_wait=on_wait)
     try:
         key = _bundle_key(client)
         device = client.enroll(name, describe_machine())

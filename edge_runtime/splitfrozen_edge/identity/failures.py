@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from splitfrozen.errors import RefusedError
 
@@ -42,6 +42,24 @@ def redirect_words(server: str, location: str) -> str:
     )
 
 
+def wrong_scheme_words(server: str, error: BaseException) -> str | None:
+    """What to say if the server speaks http where https is asked for, or the other way round."""
+    if server.startswith("https://"):
+        found = str(error)
+        if any(reason in found for reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")):
+            return f"{server} does not speak TLS: does the server speak http? Try http://"
+        return None
+    if "disconnected without sending" not in str(error):
+        return None
+    from splitfrozen_edge.identity.pinning import shown_fingerprint
+
+    # A connection may break like this for other reasons, too: only a handshake tells.
+    parts = urlsplit(server)
+    if shown_fingerprint(urlunsplit(parts._replace(scheme="https"))) is None:
+        return None
+    return f"{server} does not speak plain http: does the server speak https? Try https://"
+
+
 def certificate_words(
     server: str, error: ssl.SSLCertVerificationError, pin: str | None = None
 ) -> str:
@@ -67,15 +85,17 @@ def certificate_words(
 
 
 def _untrusted(server: str, error: ssl.SSLCertVerificationError, pin: str | None) -> str:
-    from splitfrozen_edge.identity.pinning import shown_fingerprint
+    from splitfrozen_edge.identity.pinning import shown_authorities, shown_fingerprint
 
     came = shown_fingerprint(server) or "a certificate that could not be read"
     if pin is None:
+        authorities = ", ".join(shown_authorities(server))
+        signer = f"; its own authority's, which tls show prints: {authorities}" * bool(authorities)
         return (
             f"no authority that this device trusts signed it ({error.verify_message}; "
-            f"CERTIFICATE_VERIFY_FAILED). It is {came}. If the server is yours and made its own: "
-            "splitfrozen-edge enroll with --pin sha256:… as splitfrozen-server tls show prints "
-            "it, or with --ca-file"
+            f"CERTIFICATE_VERIFY_FAILED). The server's own certificate: {came}{signer}. If the "
+            "server is yours: compare with splitfrozen-server tls show there, then "
+            "splitfrozen-edge enroll with --pin sha256:… or with --ca-file"
         )
     return (
         f"it is not the pinned one and not signed by it. Expected {pin}, came {came} "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitfrozen.errors import RefusedError
+from splitfrozen_edge.daemon.nowfile import drop_dataset
 from splitfrozen_edge.state import Enrolment, StateDirectory, sync_directory
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Forgotten:
     datasets: list[str] = field(default_factory=list)  # ids, where only some were forgotten
     deleted: list[str] = field(default_factory=list)  # names in the state directory
     deleted_bytes: int = 0
+    left: list[str] = field(default_factory=list)  # datasets that had joined, as they were named
+    device: str | None = None  # id, where the enrolment is gone, too; its token stays valid
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -52,6 +55,13 @@ class Forgotten:
         found.append(f"deleted here: {what} ({self.deleted_bytes / 1e6:.1f} MB)")
         if self.server is None:
             found.append("the server was not asked: what it has of this device stays there")
+        for name in self.left:
+            found.append(f"{name} is not joined any more: nothing is fed to it from here")
+        if self.device is not None:
+            found.append(
+                "the token stays valid on the server until its administrator revokes it: "
+                f"splitfrozen-server devices revoke {self.device}"
+            )
         found.append(
             "deleted is not overwritten: flash memory keeps old cells for a while, backups longer"
         )
@@ -87,10 +97,13 @@ def forget(
             _delete(state.path, _DATA, found)
         else:
             keys = {dataset, *known, *known.values()}
-            _leave(state.path, keys)
+            found.left = _leave(state.path, keys)
+            drop_dataset(state.path, keys)
             _forget_datasets(state, found, keys)
             _delete(state.path, ("*.sqlite3.damaged-*",), found)  # they hold all datasets
         if everything:
+            if state.is_enrolled():
+                found.device = state.enrolment().device
             _delete(state.path, _IDENTITY, found)
             _delete(state.path, _AFTERWARDS, found)
         state.end_forgetting()
@@ -143,13 +156,14 @@ def _erase_one(client: Client, key: str, *, is_known: bool) -> dict[str, Any]:
         raise
 
 
-def _leave(directory: Path, keys: set[str]) -> None:
-    """A daemon that follows the dataset would push it all again."""
+def _leave(directory: Path, keys: set[str]) -> list[str]:
+    """A daemon that follows the dataset would push it all again; what had joined."""
     from splitfrozen_edge.daemon.joined import leave, load_joined
 
-    for item in load_joined(directory):
-        if item.dataset in keys:
-            leave(directory, item.dataset)
+    joined = [item.dataset for item in load_joined(directory) if item.dataset in keys]
+    for name in joined:
+        leave(directory, name)
+    return joined
 
 
 def _forget_datasets(state: StateDirectory, found: Forgotten, keys: set[str]) -> None:
@@ -175,6 +189,9 @@ def _forget_watched(path: Path, keys: set[str]) -> None:
     ledger = Ledger(path)
     try:
         for dataset in sorted(keys):
+            # A dataset of which no row was ever collected is known by its name only.
+            known = ledger.recall(dataset) or {}
+            ledger.forget(str(known.get("id", dataset)))
             ledger.forget(dataset)
     finally:
         ledger.close()

@@ -61,6 +61,20 @@ def shown_fingerprint(server: str) -> str | None:
         connection.close()
 
 
+def shown_authorities(server: str) -> list[str]:
+    """Fingerprints of the authority that a server says is its own, unverified; often none."""
+    try:
+        connection = _connect(server)
+    except (RefusedError, OSError):
+        return []
+    try:
+        return [fingerprint(der) for der in _fetch_ca(connection, urlsplit(server).path)]
+    except (OSError, http.client.HTTPException):
+        return []
+    finally:
+        connection.close()
+
+
 def shown_certificate(connection: http.client.HTTPSConnection) -> bytes:
     """Connect, and give the server's certificate in DER, unverified."""
     connection.connect()

@@ -22,6 +22,7 @@ from splitfrozen_edge.pushing.target import (
     published,
     require_published,
 )
+from splitfrozen_edge.pushing.upload import SetAsideError, park_all
 from splitfrozen_edge.state import StateError
 
 
@@ -50,7 +51,18 @@ class Aim:
     def task(self) -> str | None:
         """The task that rows must have, or None if they say; asks for the dataset."""
         self._dataset = self.given or self._client.dataset(self._options.dataset)
+        if self._dataset is None:
+            self._set_deleted_aside()
         return agree_on_task(self._dataset, self._options.task)
+
+    def _set_deleted_aside(self) -> None:
+        """What waits for a dataset that was deleted on the server is taken by nobody."""
+        name = self._options.dataset
+        refused = RefusedError("not_found", f"dataset {name} was deleted on the server")
+        for item in self._outbox.datasets():
+            if name in (item.id, item.name) and item.queued_shards:
+                shards, examples = park_all(self._outbox, item.id, refused, None)
+                raise SetAsideError(refused, shards, examples, item.id, None)
 
     def settle(self, task: str) -> Target:
         """Choose the bundle, make the dataset if it does not exist; they fit each other.
@@ -78,7 +90,10 @@ class Aim:
         """RefusedError or StateError unless the server takes new examples of this target."""
         target = self.target
         if target.sealed:
-            raise RefusedError("dataset_sealed", f"dataset {target.name} takes no more examples")
+            dataset = target.header.dataset
+            refused = RefusedError("dataset_sealed", f"dataset {target.name} takes no more examples")
+            shards, examples = park_all(self._outbox, dataset, refused, None)
+            raise SetAsideError(refused, shards, examples, dataset, None) if shards else refused
         assert self._dataset is not None
         if self.given is None:
             require_published(self._client, self._dataset, target.bundle)

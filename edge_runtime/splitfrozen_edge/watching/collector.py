@@ -34,6 +34,8 @@ class Collector:
         """`clock`: seconds that never go back. Each collector of a ledger has its own path."""
         self.root = root.absolute()
         self.problems: dict[str, str] = {}  # path -> why it is not read
+        self.unread: dict[str, int] = {}  # ending -> files that are left out
+        self.notes: list[str] = []  # rotations that were found; the reader empties it
         self.changed = False  # whether the last whole pass found anything new
         self._ledger = ledger
         self._watch = ledger.watch(dataset, self.root)
@@ -69,6 +71,11 @@ class Collector:
         found, self._batch = self._batch, self._new_batch()
         return found
 
+    def path_of(self, file: int) -> str:
+        """Where a file of a batch is now."""
+        known = (item.path for item in self._files.values() if item.id == file)
+        return next(known, str(self.root))
+
     @property
     def waiting(self) -> int:
         """Rows that were read and wait for more."""
@@ -85,7 +92,8 @@ class Collector:
         self.changed = False
         found = scan(self.root, self._kinds)
         followed = self._rotation.settle(self.root, found)
-        self.problems = found.problems
+        self.problems, self.unread = found.problems, found.unread
+        self.notes += found.notes
         for seen, file in followed:
             yield from self._read(seen, file, found)
 

@@ -47,6 +47,8 @@ class Scan:
 
     files: list[Seen] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)  # path -> reason
+    unread: dict[str, int] = field(default_factory=dict)  # ending -> files of a kind not asked for
+    notes: list[str] = field(default_factory=list)  # what became of files since the last scan
 
 
 def kind_of(path: str) -> str:
@@ -104,6 +106,9 @@ def _scan_entry(entry: os.DirEntry[str], kinds: Collection[str], found: Scan) ->
             _scan_folder(entry.path, kinds, found)
         elif kind_of(entry.name) in kinds and entry.is_file():
             found.files.append(_seen(entry.path, entry.stat()))
+        elif not _is_rotated_name(entry.name) and entry.is_file():
+            kind = kind_of(entry.name)
+            found.unread[kind] = found.unread.get(kind, 0) + 1
     except FileNotFoundError:
         return  # renamed or deleted during the scan: the next one sees what became of it
     except OSError as error:
@@ -153,6 +158,11 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_rotated_name(name: str) -> bool:
+    """a.jsonl.1, a.jsonl-2026: it was read under its first name, or is looked at by `Rotation`."""
+    return any(kind in name.lower() for kind in LINES | WHOLE)
 
 
 def _why(error: OSError) -> str:

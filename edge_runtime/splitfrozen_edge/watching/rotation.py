@@ -40,7 +40,7 @@ class Rotation:
         current = []
         for seen in found.files:
             try:
-                current.append((seen, self._recognise(seen, cut)))
+                current.append((seen, self._recognise(seen, cut, found.notes)))
             except OSError as error:
                 if not isinstance(error, FileNotFoundError):
                     found.problems[seen.path] = f"cannot be read: {error.strerror or error}"
@@ -50,18 +50,19 @@ class Rotation:
             pair
             for file in [*cut, *gone]
             if not _is_out_of_sight(file, root, found)
-            and (pair := self._follow_away(file, present)) is not None
+            and (pair := self._follow_away(file, present, found.notes)) is not None
         ]
         for seen, file in [*rotated, *current]:
             if seen.signature != file.signature or not file.changed_at:
                 file.changed_at = now
         return [*rotated, *current]
 
-    def _recognise(self, seen: Seen, cut: list[Followed]) -> Followed:
+    def _recognise(self, seen: Seen, cut: list[Followed], notes: list[str]) -> Followed:
         file = self._files.get(seen.identity)
         if file is not None and not self._is_same(file, seen):
             del self._files[seen.identity]
             cut.append(file)
+            notes.append(f"{seen.path} was cut or written anew: read from its start")
             file = None
         if file is None:
             number = self._ledger.add(self._watch, seen.path, *seen.identity)
@@ -81,7 +82,9 @@ class Rotation:
     def _has_grown(self, file: Followed, seen: Seen) -> bool:
         return seen.size >= file.position.size and _begins_with(file.position, seen)
 
-    def _follow_away(self, file: Followed, present: set[Identity]) -> tuple[Seen, Followed] | None:
+    def _follow_away(
+        self, file: Followed, present: set[Identity], notes: list[str]
+    ) -> tuple[Seen, Followed] | None:
         """Go on with a file under its new name, or retire it."""
         seen = self._find(file, present)
         done = file.done and seen is not None and seen.signature == file.signature
@@ -95,6 +98,7 @@ class Rotation:
             if self._files.get(file.identity) is file:
                 del self._files[file.identity]
             self._ledger.move(file.id, seen.path, *seen.identity)
+            notes.append(f"{file.path} was rotated to {seen.path}: read to its end there")
             file.identity, file.path = seen.identity, seen.path
         file.is_rotated = True
         self._files[file.identity] = file

@@ -44,6 +44,8 @@ def judge_connection(host: str, port: int, error: OSError) -> Finding:
     if isinstance(error, ConnectionRefusedError):
         found = f"{where} refuses: the machine is there, no server listens on that port"
         advice = "start splitfrozen-server there with --host 0.0.0.0, or correct the port"
+        if host == "localhost" or host.startswith("127.") or host == "::1":
+            advice = "start it here: splitfrozen-server serve; or correct the port"
         return fail("connection", found, advice)
     if isinstance(error, TimeoutError | socket.timeout):
         found = f"{where} does not answer"
