@@ -32,7 +32,7 @@ Exit codes:
   1    the work failed (a broken bundle, a full disk, activations that are not finite)
   2    wrong usage or bad input: flags, a data file, a device that is not enrolled
   3    the server refused or cannot be reached; what was computed waits in the outbox
-  130  interrupted; the same command continues
+  130  interrupted
 """
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 _EVERY = 0.2  # seconds between two drawings
-_ERASE = "\r\x1b[K"  # to the start of the line, then clear it
+ERASE = "\r\x1b[K"  # to the start of the line, then clear it
 
 
 class Progress(Protocol):
@@ -75,7 +75,7 @@ class Line:
         left = seconds_left(list(self._counts.values()), self._drawn - self._started)
         if left is not None:
             parts.append(f"{show_seconds(left)} left")
-        self._stream.write(_ERASE + "   ".join(parts))
+        self._stream.write(ERASE + "   ".join(parts))
         self._stream.flush()
 
 

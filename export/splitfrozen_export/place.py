@@ -69,11 +69,17 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
         return "encoder-decoder models have two block lists; use an encoder or a decoder"
     if config.get("quantization_config") is not None:
         return "the weights are quantized already; use the full-precision checkpoint"
-    if (config.get("num_kv_shared_layers") or 0) > 0:
+    if _count(config, "num_kv_shared_layers") > 0:
         return "later layers reuse keys and values of earlier ones, which a cut would separate"
-    if (config.get("hidden_size_per_layer_input") or 0) > 0:
+    if _count(config, "hidden_size_per_layer_input") > 0:
         return "every layer reads an embedding of the token ids, which the server must not see"
     return None
+
+
+def _count(config: Mapping[str, Any], name: str) -> int:
+    """A number of the configuration; what is none is for Transformers to complain about."""
+    found = config.get(name)
+    return found if isinstance(found, int) else 0
 
 
 def check_range(kind: str, cut: int, layers: int) -> None:

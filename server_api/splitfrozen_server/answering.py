@@ -12,7 +12,7 @@ from splitfrozen.errors import RefusedError
 from splitfrozen_server.admission import Published
 from splitfrozen_server.database.job_tables import FileRow, JobRow
 from splitfrozen_server.database.tables import BaseModelRow, BundleRow
-from splitfrozen_server.jobs.names import find_adapter
+from splitfrozen_server.jobs.names import find_adapter, no_model
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def find_answering(session: Session, tenant: str, name: str) -> AnsweringModel:
     query = select(BaseModelRow).where(BaseModelRow.tenant_id == tenant, BaseModelRow.name == name)
     found = session.scalar(query)
     if found is None:
-        raise RefusedError("not_found", f"there is no model {name[:120]!r}", param="model")
+        raise no_model(session, tenant, name)
     return _answering(name, found, None)
 
 

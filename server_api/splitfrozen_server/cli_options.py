@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -48,7 +49,7 @@ class Terminal:
 
         table = Table(*columns, box=None, header_style="bold")
         for row in rows:
-            table.add_row(*(cell(row.get(column)) for column in columns))
+            table.add_row(*(field(column, row.get(column)) for column in columns))
         Console(width=None if _is_terminal() else 200, markup=False).print(table)
 
     def item(self, item: dict[str, Any]) -> None:
@@ -58,7 +59,7 @@ class Terminal:
             return
         width = max(len(name) for name in item)
         for name, value in item.items():
-            click.echo(f"{name:<{width}}  {cell(value)}")
+            click.echo(f"{name:<{width}}  {field(name, value)}")
 
     def enrol_command(self, token: str) -> str:
         """What to type on a device, with the pin of a server that has an authority of its own."""
@@ -146,6 +147,13 @@ def read_admin_token(data_dir: Path) -> str:
             f"no token: {path} cannot be read ({error.strerror}). Give --token, set "
             "SPLITFROZEN_TOKEN, or name the server's --data-dir."
         ) from None
+
+
+def field(name: str, value: Any) -> str:
+    """One value of an object: times as local date and time."""
+    if name.endswith("_at") and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{datetime.fromtimestamp(value):%Y-%m-%d %H:%M:%S}"
+    return cell(value)
 
 
 def cell(value: Any) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
 
 from splitfrozen_server.cli_options import Duration, Terminal, management
+from splitfrozen_server.client import ServerClient
 
 
 @click.group()
@@ -103,7 +106,10 @@ def create_dataset(
         "max_examples": max_examples,
         "idle_seal": idle_seal,
     }
-    terminal.item(terminal.client.post("/v1/activation_datasets", body))
+    made = terminal.client.post("/v1/activation_datasets", body)
+    terminal.item(made)
+    for warning in _dataset_warnings(terminal.client, made):
+        click.echo(f"warning: {warning}", err=True)
 
 
 @datasets.command("list")
@@ -221,6 +227,18 @@ def erase_device(device_id: str, dataset: str | None, terminal: Terminal) -> Non
     """Erase what the device with id DEVICE_ID pushed. Adapters that saw it are named; they stay."""
     query = "" if dataset is None else f"?dataset={quote(dataset, safe='')}"
     terminal.item(terminal.client.delete(f"/v1/devices/{device_id}/data{query}"))
+
+
+def _dataset_warnings(client: ServerClient, made: dict[str, Any]) -> Iterator[str]:
+    """What will keep devices or jobs from using a new dataset."""
+    model, cut = made["base_model"], made["cut"]
+    if not client.list_all("/v1/bundles", base_model=model, cut=cut):
+        yield (
+            f"no bundle of {model} at cut {cut} is published, so no device can push: "
+            "splitfrozen-server bundles add DIR"
+        )
+    if made["task"] == "classification" and len(made["labels"]) == 1 and not made["open_labels"]:
+        yield f"one label, {made['labels'][0]!r}, leaves nothing to learn"
 
 
 def _absolute(source: str) -> str:

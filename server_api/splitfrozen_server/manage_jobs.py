@@ -95,9 +95,9 @@ def create_job(
     if wait and not force:
         _require_free(output)
     client = terminal.client
-    model = client.get(f"/v1/activation_datasets/{dataset}")["base_model"]
+    training = client.get(f"/v1/activation_datasets/{dataset}")
     body = {
-        "model": model,
+        "model": training["base_model"],
         "training_file": dataset,
         "validation_file": validation_dataset,
         "suffix": suffix,
@@ -106,6 +106,12 @@ def create_job(
     job = client.post("/v1/fine_tuning/jobs", body)
     if not wait:
         terminal.item(job)
+        if not training["sealed"]:
+            click.echo(
+                f"Next: splitfrozen-server datasets seal {dataset} (the job ends after that)\n"
+                f"Next: splitfrozen-server jobs events {job['id']} --follow",
+                err=True,
+            )
         return
     click.echo(
         f"Job {job['id']}. It ends when the dataset is sealed (splitfrozen-server datasets seal "

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from splitfrozen.bundle import read_bundle
-from splitfrozen.errors import RefusedError
+from splitfrozen.errors import ModelError, RefusedError
 from splitfrozen_server.base_models import register_model
 from splitfrozen_server.database.tables import DEFAULT_TENANT, BundleRow
 from splitfrozen_server.publishing import publish_bundle
@@ -27,7 +27,16 @@ async def register_at_start(services: Services, directory: Path, model: str | No
     manifest = read_bundle(directory).manifest
     source = model or manifest.base_model.id
     name = model_name(source)
-    await register_model(services, DEFAULT_TENANT, name, source, cut=manifest.cut)
+    try:
+        await register_model(services, DEFAULT_TENANT, name, source, cut=manifest.cut)
+    except ModelError as error:
+        raise ModelError(
+            error.code,
+            f"the base model of {directory} is not found: {error.message}. Name its "
+            "directory with --model; or start serve without --bundle, then: splitfrozen-server "
+            f"models add NAME MODEL_DIR; splitfrozen-server bundles add {directory}",
+            param=error.param,
+        ) from None
     row, _ = await publish_bundle(services, DEFAULT_TENANT, directory)
     return row
 

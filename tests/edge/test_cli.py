@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 from pathlib import Path
 
 import click
@@ -12,9 +13,11 @@ from click.testing import CliRunner, Result
 
 from splitfrozen.errors import DataError, ManifestError, RefusedError
 from splitfrozen_edge.cli import main
-from splitfrozen_edge.exits import describe
+from splitfrozen_edge.connect import open_client
+from splitfrozen_edge.exits import Interrupted, describe
 from splitfrozen_edge.identity.enrolling import is_loopback
-from splitfrozen_edge.state import StateDirectory
+from splitfrozen_edge.pushing.stopping import Stopped
+from splitfrozen_edge.state import Enrolment, StateDirectory
 from tests.edge.conftest import write_sentences
 from tests.edge.protocol_server import ENROL_TOKEN, Fault, ProtocolServer
 
@@ -74,11 +77,16 @@ def test_what_the_server_refuses_for_ever_can_be_dropped(
     assert refused.exit_code == 3
     assert "queue drop --dataset ds_0" in refused.output
     home = ("--state-dir", state.path)
-    assert "20 in 1 shards were refused" in run("queue", "list", *home).output
-    assert run("queue", "drop", "--dataset", "d", *home).exit_code == 130  # nobody said yes
+    assert "20 in 1 shard were refused" in run("queue", "list", *home).output
+    drop = ("queue", "drop", "--dataset", "d", *home)
+    unanswered, refused = run(*drop), CliRunner().invoke(main, [*map(str, drop)], input="n\n")
+    for found in (unanswered, refused):
+        assert (found.exit_code, "nothing was dropped" in found.stderr) == (1, True)
     dropped = run("queue", "drop", "--dataset", "d", "--yes", *home)
     assert (dropped.exit_code, "dropped 20 examples" in dropped.output) == (0, True)
     assert run("queue", "list", *home).output == "nothing waits\n"
+    again = run(*drop)
+    assert (again.exit_code, again.output) == (0, "nothing waits\n"), "and nothing is asked"
     assert run("queue", "drop", "--dataset", "x", *home).exit_code == 2
     assert run(*push_arguments).exit_code == 0
     assert len(server.example_ids("ds_0")) == 20
@@ -209,3 +217,43 @@ def test_errors_have_their_exit_code(error: Exception, code: int) -> None:
 
 def test_a_bug_is_not_dressed_up() -> None:
     assert describe(RuntimeError("bug")) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("push", "interrupted; the same command continues"),
+        ("run", "interrupted; the same command goes on"),
+        ("forget", "interrupted; the same command finishes it"),
+        ("generate", "interrupted"),
+        (None, "interrupted"),
+    ],
+)
+def test_an_interruption_promises_what_holds_for_the_command(
+    command: str | None, words: str
+) -> None:
+    assert Interrupted(command).words() == words
+
+
+def test_a_wait_for_a_server_is_told_in_words() -> None:
+    told: list[str] = []
+    stop = threading.Event()
+
+    def tell(message: str) -> None:
+        told.append(message)
+        stop.set()
+
+    who = Enrolment("http://127.0.0.1:9/", "dev_1", "pi", "t")
+    client = open_client(who, 1000, stop, on_wait=tell)
+    with pytest.raises(Stopped):
+        client.dataset("d")
+    client.close()
+    assert told[0].startswith("server http://127.0.0.1:9/ does not answer (Connection refused); ")
+    assert "; trying for " in told[0] and told[0].endswith(" seconds, Ctrl-C ends")
+
+
+def test_https_to_a_plain_server_is_said_at_once(tmp_path: Path, server: ProtocolServer) -> None:
+    url = server.url.replace("http:", "https:")
+    found = run("enroll", "--state-dir", tmp_path / "s", "--server", url, "--token", "t",
+                "--retry-for", "1000")  # fmt: skip
+    assert (found.exit_code, "does the server speak http?" in found.stderr) == (3, True)

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -175,6 +176,34 @@ def test_nothing_listens() -> None:
         client.enroll("pi", {})
     client.close()
     assert waits
+
+
+def test_an_outage_is_told_once_and_a_later_one_again() -> None:
+    told: list[tuple[str, float]] = []
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    policy = RetryPolicy(patience=30, draw=lambda: 0.5)
+    client = Client(
+        "http://127.0.0.1:9",
+        "t",
+        policy=policy,
+        wait=wait,
+        on_wait=lambda failure, seconds: told.append((failure.message, seconds)),
+    )
+    for _ in range(2):
+        fails = iter(range(5))
+
+        def attempt(fails: Iterator[int] = fails) -> None:
+            if next(fails, None) is not None:
+                raise TransientError(RefusedError("unavailable", "it is away"))
+
+        client.retrying(attempt)
+    client.close()
+    assert [message for message, _ in told] == ["it is away"] * 2
+    assert 28 < told[0][1] <= 30 and len(waits) == 10
 
 
 @given(status=st.integers(400, 599), body=st.binary(max_size=60), retry=st.text(max_size=5))

@@ -79,7 +79,7 @@ def test_one_string_is_no_list_of_texts(device: Device) -> None:
         lambda: device.push(cast(Any, "a text"), dataset="d"),
         lambda: device.generate("a text", model="m", stop="end"),
     ):
-        with pytest.raises(DataError, match="give a list of (texts|rows), not one string"):
+        with pytest.raises(DataError, match=r"give a list of (texts|rows), not one string"):
             call()
     with pytest.raises(DataError, match="max_tokens must be at least 1"):
         device.generate("a text", model="m", max_tokens=0)
@@ -89,9 +89,9 @@ def test_a_device_without_bundle_or_enrolment_says_what_is_missing(tmp_path: Pat
     with Device.open(tmp_path) as device:
         with pytest.raises(StateError, match="say bundle="):
             device.embed(["a"])
-        with pytest.raises(StateError, match="was never enrolled: call Device.enroll"):
+        with pytest.raises(StateError, match="was never enrolled: call"):
             device.predict(["a"], model="ft:x")
-        with pytest.raises(StateError, match="was never enrolled: call Device.enroll"):
+        with pytest.raises(StateError, match="was never enrolled: call"):
             device.bundle("0" * 64)
 
 

@@ -88,6 +88,8 @@ def test_a_port_on_which_nothing_listens() -> None:
     assert list(found) == ["name", "connection"]
     assert found["connection"].status == "fail"
     assert "refuses" in found["connection"].found
+    advice = found["connection"].advice
+    assert "splitfrozen-server serve" in advice and "0.0.0.0" not in advice
 
 
 def test_a_machine_that_does_not_answer() -> None:

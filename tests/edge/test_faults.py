@@ -312,10 +312,10 @@ def test_refused_shards_are_chosen_by_dataset_or_digest(
     shown = run("queue", "list", *home).stdout
     assert shown.count("scripted [bad_lengths]") == 2
     name = shown.splitlines()[1].split()[0]
-    assert "1 shards wait" in run("queue", "retry", "--shard", name, *home).stdout
+    assert "1 shard wait" in run("queue", "retry", "--shard", name, *home).stdout
     assert run("queue", "retry", "--shard", "zz", *home).exit_code == 2
     assert run("queue", "retry", "--dataset", "nowhere", *home).exit_code == 2
-    assert "1 shards wait" in run("queue", "retry", "--dataset", "d", *home).stdout
+    assert "1 shard wait" in run("queue", "retry", "--dataset", "d", *home).stdout
     assert run("queue", "drop", *home).exit_code == 2  # says nothing of what
     none = run("queue", "drop", "--older-than", "1", "--yes", *home)
     assert "dropped 0 examples" in none.stdout

@@ -155,6 +155,17 @@ def test_a_pipe_is_a_conversation(
     assert server.split.steps == 3 * LENGTH
 
 
+def test_an_unknown_command_is_not_sent(
+    state: StateDirectory, server: ProtocolServer, past_bundle: Path
+) -> None:
+    lines = "/exit\n/model other\n/quit\n"
+    found = CliRunner().invoke(main, ["chat", *flags(state, past_bundle)], input=lines)
+    assert found.exit_code == 0
+    assert "there is no /exit: /clear starts over, /quit" in found.stderr
+    assert "there is no /model" in found.stderr
+    assert server.split.steps == 0
+
+
 def test_a_turn_without_room_is_said_and_the_conversation_goes_on(
     state: StateDirectory, server: ProtocolServer, past_bundle: Path
 ) -> None:
@@ -190,6 +201,14 @@ class Terminal:
             self.seen += os.read(self._own, 4096).decode(errors="replace")
         return self.seen.index(text, after) + len(text)
 
+    def interrupt_until(self, text: str, after: int) -> None:
+        """Send SIGINT until `text` appears: readline sleeps over one that comes too early."""
+        while text not in self.seen[after:]:
+            assert self.process.poll() is None, self.seen
+            self.process.send_signal(signal.SIGINT)
+            if select.select([self._own], [], [], 0.5)[0]:
+                self.seen += os.read(self._own, 4096).decode(errors="replace")
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -221,6 +240,7 @@ def test_at_a_terminal_ctrl_c_ends_an_answer_and_the_conversation_goes_on(
         screen.process.send_signal(signal.SIGINT)
         at = screen.wait_for("\n> ", at)
         assert len(server.split.open) == 1
+        screen.interrupt_until("Ctrl-D leaves", at)
         screen.type("/quit\n")
         assert screen.process.wait(60) == 0
     assert server.split.deleted == ["sess_1"]

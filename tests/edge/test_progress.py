@@ -7,6 +7,14 @@ import io
 import pytest
 
 from splitfrozen_edge.progress import Line, Silent, seconds_left, show_progress, show_seconds
+from splitfrozen_edge.progress_checking import Checking, told
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_the_line_shows_both_counts_and_the_slower_ones_time() -> None:
@@ -51,3 +59,36 @@ def test_without_a_terminal_nothing_is_drawn(capsys: pytest.CaptureFixture[str])
         progress.computed(5)
         progress.uploaded(5)
     assert capsys.readouterr().err == ""
+
+
+def check(stream: io.StringIO, seconds: float) -> str:
+    """Two passes over 128 rows, each row that long; what is shown of them."""
+    now = [0.0]
+    checking = Checking("a.jsonl", stream=stream, clock=lambda: now[0])
+
+    def row() -> None:
+        now[0] += seconds
+        checking.row()
+
+    with checking:
+        list(told(range(128), row))
+    with checking.of(128):
+        list(told(range(128), row))
+    return stream.getvalue()
+
+
+def test_checking_is_redrawn_on_a_terminal_and_wiped_at_the_end() -> None:
+    shown = check(Screen(), 0.01).split("\r\x1b[K")
+    assert shown[1:3] == ["checking a.jsonl: 64 rows", "checking a.jsonl: 128 rows"]
+    assert shown[-2:] == ["checking a.jsonl: 128 of 128 rows", ""]
+
+
+def test_checking_is_a_line_now_and_then_in_a_log() -> None:
+    assert check(io.StringIO(), 0.1).splitlines() == [
+        "checking a.jsonl: 64 rows",
+        "checking a.jsonl: 64 of 128 rows",
+    ]
+
+
+def test_a_quick_check_shows_nothing() -> None:
+    assert check(Screen(), 0.001) == check(io.StringIO(), 0.001) == ""

@@ -54,7 +54,7 @@ Device
         *, pin: str | None = None
         *, replace: bool = False
         *, threads: int | None = None
-        *, retry_for: float = 120.0
+        *, retry_for: float | None = None
     bundle -> Bundle
         wanted: BundleLike | None = None
     embed -> list[NDArray[np.float32]]

@@ -119,6 +119,17 @@ def test_causal_rows_send_targets_of_the_completion_only(
     assert (shard.targets >= 0).tolist() == [False] * 4 + [True] * 2
 
 
+def test_labels_that_a_language_model_does_not_learn_are_told_of(
+    tmp_path: Path, decoder_bundle: Path, state: StateDirectory, client: Client,
+) -> None:  # fmt: skip
+    data = write(tmp_path / "data.jsonl", {"text": "abc", "label": "good"})
+    told: list[str] = []
+    request = PushRequest(data, "texts", bundle=str(decoder_bundle), task="causal_lm")
+    push_file(request, state, client, warn=told.append)
+    assert told == ["the column 'label' is ignored: dataset texts is of task causal_lm, which "
+                    "learns the text"]  # fmt: skip
+
+
 def test_messages_are_rendered_by_the_bundles_template(
     tmp_path: Path, decoder_bundle: Path, state: StateDirectory, client: Client,
 ) -> None:  # fmt: skip
@@ -203,6 +214,33 @@ def test_a_sealed_dataset_takes_nothing_and_nothing_is_computed(
         push_file(request_, state, client)
     assert caught.value.code == "dataset_sealed"
     assert server.bodies() == []
+
+
+@pytest.mark.parametrize("code", ["dataset_sealed", "not_found"])
+def test_what_waits_for_a_dataset_that_takes_nothing_is_set_aside(
+    request_: PushRequest,
+    state: StateDirectory,
+    new_client: NewClient,
+    server: ProtocolServer,
+    code: str,
+) -> None:
+    server.script("PUT", Fault("refuse", 401, "unauthorized"))
+    with pytest.raises(RefusedError):
+        push_file(request_, state, new_client())
+    outbox = state.outbox()
+    (before,) = outbox.datasets()
+    assert before.queued_examples > 0
+    if code == "dataset_sealed":
+        server.datasets["ds_0"]["sealed"] = True
+    else:
+        del server.datasets["ds_0"]
+    with pytest.raises(RefusedError, match="queue drop --dataset ds_0") as caught:
+        push_file(request_, state, new_client())
+    assert caught.value.code == code
+    assert f"with {before.queued_examples} examples are set aside" in str(caught.value)
+    (after,) = outbox.datasets()
+    outbox.close()
+    assert (after.queued_examples, after.parked_examples) == (0, before.queued_examples)
 
 
 def test_a_refused_push_keeps_what_was_computed(

@@ -212,6 +212,15 @@ def test_unknown_authority_without_a_pin_tells_how_to_pin_it(
         found = enroll(state, server.url)
         assert found.exit_code == 3 and "--pin" in found.stderr
         assert leaf_pin(tls) in found.stderr and sent_tokens(server) == []
+        authority = fingerprint(certificates(TlsFiles(tls).ca.read_text())[0])
+        assert f"which tls show prints: {authority}" in found.stderr
+
+
+def test_plain_http_to_a_server_with_tls_is_said_at_once(tls: Path, state: StateDirectory) -> None:
+    with serving(tls) as server:
+        plain = server.url.replace("https:", "http:")
+        found = enroll(state, plain, "--retry-for", 1000)
+        assert (found.exit_code, "does the server speak https?" in found.stderr) == (3, True)
 
 
 def test_ca_file_is_copied_so_the_original_may_move(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from splitfrozen.errors import ModelError
-from splitfrozen_export.place import check_place, model_directory
+from splitfrozen_export.place import check_place, model_directory, unsupported
 from splitfrozen_export.split import resolve_model
 from tests.export.commands import start
 
@@ -110,3 +110,7 @@ def test_a_mixture_of_experts_is_refused_as_a_whole_model_too(
     whole = Request(model=str(model), cut=0, output=tmp_path / "out", whole=True)
     with pytest.raises(ModelError, match="mixture of 4 experts"):
         make_home_plan(whole)
+
+
+def test_a_configuration_with_words_for_numbers_is_left_to_transformers() -> None:
+    assert unsupported({"num_kv_shared_layers": "many", "hidden_size_per_layer_input": []}) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,21 @@ def test_dataset_lives_from_creation_to_erasure(server: ServerProcess) -> None:
     assert manage(server, "datasets", "seal", name)["sealed"] is True
     assert name in [row["name"] for row in manage(server, "datasets", "list")]
     assert manage(server, "datasets", "delete", name, "--yes")["deleted"] is True
+
+
+def test_a_dataset_that_nobody_can_use_is_warned_of(server: ServerProcess) -> None:
+    name = f"cli-{uuid.uuid4().hex[:8]}"
+    connection = ("--server", server.url, "--data-dir", str(server.data_dir))
+    found = run_command(
+        *("datasets", "create", name, "--model", "tiny", "--cut", "3", "--labels", "good"),
+        *("--task", "classification", *connection),
+    )
+    assert found.returncode == 0
+    assert "warning: no bundle of tiny at cut 3 is published" in found.stderr
+    assert "warning: one label, 'good', leaves nothing to learn" in found.stderr
+    assert re.search(r"^created_at +20\d\d-\d\d-\d\d \d\d:", found.stdout, re.MULTILINE)
+    job = run_command("jobs", "create", "--dataset", name, *connection)
+    assert job.returncode == 0 and f"Next: splitfrozen-server datasets seal {name}" in job.stderr
 
 
 def test_models_and_bundles_are_listed(server: ServerProcess, bundle: str) -> None:

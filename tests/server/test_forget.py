@@ -16,8 +16,10 @@ from click.testing import CliRunner, Result
 from splitfrozen_edge.cli import main
 from splitfrozen_edge.connect import open_client
 from splitfrozen_edge.daemon.joined import Joined, join, load_joined
+from splitfrozen_edge.daemon.nowfile import NowFile
 from splitfrozen_edge.outbox.store import NewShard
 from splitfrozen_edge.state import Enrolment, StateDirectory, StateError
+from splitfrozen_edge.status import read_status
 from splitfrozen_edge.watching.ledger import Ledger
 from tests.server.bodies import Maker
 from tests.server.conftest import Corner
@@ -104,10 +106,16 @@ def test_forget_erases_there_and_here_and_keeps_who_the_device_is(device: Device
 def test_forget_of_one_dataset_leaves_the_other(device: Device) -> None:
     first, second = device.makers
     (device.state.path / "outbox.sqlite3.damaged-1").write_bytes(b"rows of all datasets")
+    followed = [{"id": make.dataset, "dataset": f"name-{make.dataset}"} for make in device.makers]
+    NowFile(device.state.path).show({"datasets": followed, "ended_at": 1.0})
     done = forget(device, "--yes", "--dataset", f"name-{first.dataset}", "--format", "json")
     assert "outbox.sqlite3.damaged-1" not in device.left()
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
+    assert found["left"] == [first.dataset]
+    shown = read_status(device.state)
+    assert [item["dataset"] for item in shown["watched"]] == [second.dataset]
+    assert [item["id"] for item in shown["following"]] == [second.dataset]
     assert found["server"]["shards"] == 2 and found["datasets"] == [first.dataset]
     assert (device.sent(first), device.sent(second)) == (0, 2)
     outbox = device.state.outbox()
@@ -135,7 +143,10 @@ def test_forget_of_a_dataset_that_the_server_deleted_forgets_it_here(device: Dev
 
 
 def test_everything_takes_the_key_and_the_enrolment_too(device: Device) -> None:
-    assert forget(device, "--yes", "--everything").exit_code == 0
+    who = device.state.enrolment().device
+    done = forget(device, "--yes", "--everything")
+    assert done.exit_code == 0
+    assert f"splitfrozen-server devices revoke {who}" in done.output
     assert device.left() == {"lock"} and not device.state.is_enrolled()
 
 
@@ -163,7 +174,8 @@ def test_revoked_device_is_told_and_keeps_its_data(device: Device) -> None:
 
 
 def test_nothing_happens_before_somebody_says_yes(device: Device) -> None:
-    assert forget(device).exit_code == 130
+    asked = forget(device)
+    assert asked.exit_code == 1 and "nothing was erased" in asked.stderr
     assert device.sent(device.makers[0]) == 2 and "outbox.sqlite3" in device.left()
     assert forget(device, "--everything", "--dataset", "d").exit_code == 2
 
@@ -171,7 +183,10 @@ def test_nothing_happens_before_somebody_says_yes(device: Device) -> None:
 def test_running_push_is_not_disturbed(device: Device) -> None:
     with device.state.locked():
         refused = forget(device, "--yes")
-    assert refused.exit_code == 1 and "running" in refused.stderr
+    assert refused.exit_code == 1 and "wait for it" in refused.stderr
+    with device.state.locked("run"):
+        refused = forget(device, "--yes")
+    assert refused.exit_code == 1 and "sudo systemctl stop splitfrozen-edge" in refused.stderr
     assert device.sent(device.makers[0]) == 2
 
 

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from splitfrozen.manifest import BaseModel
 from tests.server.stack import ServerProcess, run_command
 
 Serve = Callable[..., ServerProcess]
@@ -131,6 +132,17 @@ def test_bundle_that_cannot_be_registered_ends_the_start_with_its_code(tmp_path:
     (tmp_path / "b").mkdir()
     found = run_command("serve", "--data-dir", str(tmp_path / "s"), "--bundle", str(tmp_path / "b"))
     assert found.returncode == 1 and "[missing_file]" in found.stderr
+
+
+def test_bundle_of_a_directory_that_is_not_here_says_how_to_name_it(
+    write_bundle: Callable[..., str], tmp_path: Path
+) -> None:
+    write_bundle(tmp_path / "b", base_model=BaseModel("nobody/nothing-here", None))
+    found = run_command(
+        *("serve", "--data-dir", str(tmp_path / "s"), "--bundle", str(tmp_path / "b")),
+        environment={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+    )
+    assert found.returncode == 1 and "--model; or start serve without --bundle" in found.stderr
 
 
 def test_worker_is_restarted_when_it_dies_and_ends_with_the_server(serve: Serve) -> None:

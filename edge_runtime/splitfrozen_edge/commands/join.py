@@ -10,7 +10,14 @@ import click
 
 from splitfrozen_edge.commands.feed import feed_options, take_feed
 from splitfrozen_edge.connect import open_client
-from splitfrozen_edge.options import find_state, memory_option, model_options, state_option, warn
+from splitfrozen_edge.options import (
+    find_state,
+    memory_option,
+    model_options,
+    state_option,
+    tell,
+    warn,
+)
 from splitfrozen_edge.state import StateDirectory
 
 
@@ -89,7 +96,7 @@ def _check_exists(state: StateDirectory, dataset: str) -> None:
     from splitfrozen.errors import RefusedError
     from splitfrozen_edge.state import StateError
 
-    client = open_client(state.enrolment(), 5, threading.Event())
+    client = open_client(state.enrolment(), 5, threading.Event(), on_wait=tell)
     try:
         found = client.dataset(dataset)
     except RefusedError as error:

@@ -1,4 +1,4 @@
-"""Lines that are no rows, for the log: one word per file and look, so that garbage floods nothing."""
+"""Lines that are no rows, for the log: one word per file and look, so that a log stays short."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ class NowFile:
         """Write what is new: changes soon, mere times once a minute. A full disk stops nothing."""
         now = self._clock()
         waited = now - self._written_at
-        if self._written is not None and not at_once:
-            if document == self._written or waited < _pause(document, self._written):
-                return
+        old = None if at_once else self._written
+        if old is not None and (document == old or waited < _pause(document, old)):
+            return
         full = dict(document) | {"pid": os.getpid(), "started_ticks": start_ticks(os.getpid())}
         try:
             replace_file(self._path, json.dumps(full, indent=1) + "\n", durable=False)

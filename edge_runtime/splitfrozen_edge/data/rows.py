@@ -43,13 +43,17 @@ class Survey:
     labels: Mapping[str, int]  # label as written -> first line that has it
 
 
-def survey(source: Source) -> Survey:
-    """Check every row of a file; raises DataError with all complaints, or if there are no rows."""
+def survey(source: Source, each: Callable[[], object] = lambda: None) -> Survey:
+    """Check every row of a file; raises DataError with all complaints, or if there are no rows.
+
+    `each` is called for every row.
+    """
     complaints = Complaints()
     reader = _Reader(source, complaints)
     count = 0
     labels: dict[str, int] = {}
     for row in reader:
+        each()
         count += 1
         if "label" in row.fields:
             labels.setdefault(row.fields["label"], row.line)

@@ -43,6 +43,7 @@ class Shape:
 
     task: str  # classification | causal_lm | inference
     columns: Mapping[str, str]  # our field -> the file's column
+    ignored: str | None = None  # the column of labels, if the task uses none
 
 
 def parse_fields(items: Sequence[str]) -> dict[str, str]:
@@ -75,7 +76,9 @@ def detect_shape(
     for candidate in candidates:
         tasks = _COMBINATIONS[tuple(sorted(candidate))]
         if task is None or task in tasks:
-            return _require(columns, Shape(task or tasks[0], _only_used(candidate, task)))
+            used = _only_used(candidate, task)
+            ignored = None if "label" in used else candidate.get("label")
+            return _require(columns, Shape(task or tasks[0], used, ignored))
     listed = ", ".join(sorted(columns)) or "none"
     if task is None:
         raise DataError(f"no known columns among: {listed}. Say which with --fields text=…,label=…")

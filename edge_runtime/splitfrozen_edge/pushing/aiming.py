@@ -91,7 +91,9 @@ class Aim:
         target = self.target
         if target.sealed:
             dataset = target.header.dataset
-            refused = RefusedError("dataset_sealed", f"dataset {target.name} takes no more examples")
+            refused = RefusedError(
+                "dataset_sealed", f"dataset {target.name} takes no more examples"
+            )
             shards, examples = park_all(self._outbox, dataset, refused, None)
             raise SetAsideError(refused, shards, examples, dataset, None) if shards else refused
         assert self._dataset is not None

@@ -19,6 +19,7 @@ from splitfrozen_edge.http.client import Client
 from splitfrozen_edge.http.uplink import remember_uplink
 from splitfrozen_edge.model.bundles import BundleStore
 from splitfrozen_edge.progress import Silent, show_progress
+from splitfrozen_edge.progress_checking import Checking, told
 from splitfrozen_edge.pushing.collect import Example, NotFiniteError
 from splitfrozen_edge.pushing.gate import Gate
 from splitfrozen_edge.pushing.naming import FileLabels, StreamLabels
@@ -68,9 +69,16 @@ class Pusher(Workbench):
         started, sent_before = time.monotonic(), self._client.bytes_up
         options = self.options
         task = self.aim.task()
-        checked = survey(Source(path, task, options.fields))
+        checking = Checking(path.name, quiet=options.quiet)
+        with checking:
+            checked = survey(Source(path, task, options.fields), checking.row)
         source = Source(path, checked.shape.task, options.fields)
         target = self.aim.settle(checked.shape.task)
+        if checked.shape.ignored:
+            self._warn(
+                f"the column {checked.shape.ignored!r} is ignored: dataset {target.name} is of "
+                f"task {checked.shape.task}, which learns the text"
+            )
         names = FileLabels(
             resolve_labels(
                 checked.labels,
@@ -80,7 +88,8 @@ class Pusher(Workbench):
                 path=str(path),
             )
         )
-        tally, used = self._check(source, names)
+        with checking.of(checked.rows):
+            tally, used = self._check(source, names, checking.row)
         if tally.truncated:
             limit = target.bundle.manifest.preprocess.max_length
             self._warn(f"{tally.truncated} rows have more than {limit} tokens and are truncated")
@@ -111,14 +120,17 @@ class Pusher(Workbench):
         totals = self._pipeline((), {}, self._client, Silent()).run()
         return self._report(Tally(), totals, started, sent_before)
 
-    def _check(self, source: Source, names: FileLabels) -> tuple[Tally, set[str]]:
+    def _check(
+        self, source: Source, names: FileLabels, each: Callable[[], object]
+    ) -> tuple[Tally, set[str]]:
         """Encode every row and keep nothing but counts and labels; DataError with all complaints.
 
         Encoding twice costs little beside computing; keeping the ids would cost memory per row.
         """
         complaints, tally, used = Complaints(), Tally(), set[str]()
         path = str(source.path)
-        for example in self._examples(read_rows(source), names, path, tally, complaints.add, None):
+        rows = told(read_rows(source), each)
+        for example in self._examples(rows, names, path, tally, complaints.add, None):
             if example.label is not None:
                 used.add(example.label)
         complaints.raise_any()

@@ -8,11 +8,10 @@ from fastapi import APIRouter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from splitfrozen.errors import RefusedError
 from splitfrozen_server.auth import AdminOrDevice
 from splitfrozen_server.database.job_tables import JobRow
 from splitfrozen_server.database.tables import BaseModelRow
-from splitfrozen_server.jobs.names import find_adapter
+from splitfrozen_server.jobs.names import find_adapter, no_model
 from splitfrozen_server.jobs.records import adapter_record, base_model_record
 from splitfrozen_server.services import Use
 
@@ -47,6 +46,6 @@ async def get_model(model: str, identity: AdminOrDevice, services: Use) -> dict[
         )
         if (base := session.scalar(query)) is not None:
             return base_model_record(base)
-        raise RefusedError("not_found", f"there is no model {model[:120]!r}", param="model")
+        raise no_model(session, identity.tenant_id, model)
 
     return await services.database.read(work)
