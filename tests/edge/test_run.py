@@ -396,7 +396,7 @@ def test_a_full_outbox_leaves_rows_in_their_files_until_there_is_room(
     daemon.turn(5)
     assert daemon.outbox.queued() == (1, 20)
     assert daemon.codes == ["dataset_waiting", "server"]
-    assert "reviews: the outbox is full; rows wait in their files" in daemon.said
+    assert "reviews: no room in the outbox or on its disk; rows wait in their files" in daemon.said
     server.faults["PUT"].clear()
     daemon.turn(400)
     daemon.turn(5)

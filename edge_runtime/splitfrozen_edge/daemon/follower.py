@@ -197,7 +197,7 @@ class Follower:
             self._held = batch
             self.now.waiting = len(batch.taken)
             if batch.taken and not self._has_room():
-                self._settle("waiting", "the outbox is full; rows wait in their files")
+                self._settle("waiting", "no room in the outbox or on its disk; rows wait in their files")
                 return done
             if batch.taken and not self._needs_no_server() and not self._may_ask():
                 self._settle("waiting", _METERED)
