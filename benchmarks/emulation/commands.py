@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from benchmarks.emulation.kept import PlatformFailure, PlatformUnavailable
 
 _KEPT = 12  # last lines of what a failed command said
+_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")  # of Debian and its kin
 
 
 def need(program: str, how: str) -> str:
@@ -22,7 +24,7 @@ def need(program: str, how: str) -> str:
 
 def fetch(command: Sequence[str | Path], what: str) -> str:
     """Run a command that downloads `what`; PlatformUnavailable when it fails."""
-    done = _run(command, None, None)
+    done = _run(command, _trusting(os.environ), None)
     if done.returncode:
         raise PlatformUnavailable(
             f"cannot fetch {what} ({Path(command[0]).name} ended with {done.returncode}); check "
@@ -46,6 +48,16 @@ def run(
     if done.returncode:
         raise PlatformFailure(f"{where} ended with {done.returncode}:\n{_end(done)}")
     return done.stdout
+
+
+def _trusting(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """With the machine's own authorities for Node, which else knows only those built into it.
+
+    Behind a network's own proxy or mirror, npm would fetch nothing.
+    """
+    if "NODE_EXTRA_CA_CERTS" in environ or not _AUTHORITIES.is_file():
+        return environ
+    return {**environ, "NODE_EXTRA_CA_CERTS": str(_AUTHORITIES)}
 
 
 def _run(
