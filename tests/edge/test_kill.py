@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,21 @@ def test_a_killed_push_ends_with_each_example_exactly_once(
     tmp_path: Path, server: ProtocolServer, state: StateDirectory, encoder_bundle: Path
 ) -> None:
     kill_until_done(tmp_path, server, state, encoder_bundle, kills=6, rows=400)
+
+
+def test_a_push_that_the_policy_holds_asks_the_server_nothing(
+    tmp_path: Path, server: ProtocolServer, state: StateDirectory, encoder_bundle: Path
+) -> None:
+    data = write_sentences(tmp_path / "data.jsonl", 3)
+    now = datetime.now()
+    hours = [f"{now + timedelta(hours=shift):%H:%M}" for shift in (-2, 2)]
+    command = [*push_command(state, data, encoder_bundle), "--quiet-hours", "-".join(hours)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"waits: quiet hours are" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert b"interrupted" in process.stderr.read()
+    assert (process.returncode, server.requests) == (130, [])
 
 
 @pytest.mark.long

@@ -107,6 +107,7 @@ def push(
     client = open_client(state.enrolment(), retry_for, stop, on_wait=tell)
     _limit_rate(client, policy.max_rate, stop)
     try:
+        gate.before_upload(0)  # questions and a bundle's download are traffic too
         report = push_file(
             request, state, client, stop=stop, warn=warn, gate=gate, max_age=max_age * 86400
         )

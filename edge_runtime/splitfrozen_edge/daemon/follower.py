@@ -26,6 +26,7 @@ RELEASE = 300.0  # seconds without rows until the model's memory is given back
 _TELL = 60.0  # seconds between two words about rows that were taken
 _AGAIN = (5.0, 600.0)  # seconds until a failed dataset is tried again: first, at most
 SEALED, DELETED = "sealed", "deleted"
+NO_ROOM = "no room in the outbox or on its disk; rows wait in their files"
 _METERED = "asks the server, and fetches a bundle, when the network is not metered"
 
 
@@ -197,7 +198,7 @@ class Follower:
             self._held = batch
             self.now.waiting = len(batch.taken)
             if batch.taken and not self._has_room():
-                self._settle("waiting", "no room in the outbox or on its disk; rows wait in their files")
+                self._settle("waiting", NO_ROOM)
                 return done
             if batch.taken and not self._needs_no_server() and not self._may_ask():
                 self._settle("waiting", _METERED)
