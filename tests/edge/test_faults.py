@@ -233,17 +233,27 @@ def test_a_reset_at_every_tenth_of_a_body_ends_in_one_shard(server: ProtocolServ
         assert set(server.bodies()) == {whole, b""}  # nothing, where the headers were cut
 
 
-def test_a_slow_server_is_waited_for(
-    request_: PushRequest, state: StateDirectory, client: Client, server: ProtocolServer
+def test_an_answer_that_comes_too_late_is_asked_for_again_and_nothing_is_stored_twice(
+    request_: PushRequest,
+    state: StateDirectory,
+    client: Client,
+    server: ProtocolServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = server._store
+    store, late = server._store, [1.0]
 
     def slowly(*values: Any) -> tuple[int, Any]:
-        time.sleep(0.3)
-        return store(*values)
+        answer = store(*values)
+        time.sleep(late.pop() if late else 0)
+        return answer
 
-    server._store = slowly  # type: ignore[method-assign]
+    monkeypatch.setattr(server, "_store", slowly)
+    client._http.timeout = 0.3  # seconds
     assert push_file(request_, state, client).uploaded_examples == ROWS
+    (dataset,) = server.shards
+    found = server.example_ids(dataset)
+    assert len(found) == len(set(found)) == ROWS
+    assert len(server.bodies()) > len(server.shards[dataset])  # it was sent again
 
 
 def run(*arguments: str | Path) -> Result:
